@@ -1,0 +1,67 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+# The environment goes to $(VENV) and is built again when the dependencies change.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Test processes; each one computes on a single thread.
+JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
+PYTEST_ARGS ?=
+
+KEY := $(shell $(PYTHON) tools/env_key.py)
+STAMP := $(VENV)/.installed-$(KEY)
+PY := $(VENV)/bin/python
+SOURCES := fxplastic tests examples tools
+
+# The checkout comes before any installed copy, whichever environment is used.
+export PYTHONPATH := $(CURDIR)
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test check lint format types exact exact-small nightly clean
+
+help:
+	@echo "make demo     train on long-tailed digits, turn neurons over once, compare (about 4 min)"
+	@echo "make test     all tests"
+	@echo "make check    format, lint, types and tests: what CI runs"
+	@echo "make format   rewrite the sources in the project's format"
+	@echo "make exact    the exactness table over 31 models: docs/exact.md (resumable)"
+	@echo "make nightly  property tests over many more drawn architectures"
+
+env: $(STAMP)
+
+$(STAMP):
+	@test -n "$(KEY)" || { echo "no usable Python: see the message above"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -e ".[test,dev,demo]"
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: $(STAMP)
+	$(PY) examples/digits.py
+
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+nightly: $(STAMP)
+	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(PY) -m pytest -n $(JOBS) -m "" tests/test_property*.py $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(PY) -m ruff format --check $(SOURCES)
+	$(PY) -m ruff check $(SOURCES)
+
+types: $(STAMP)
+	$(PY) -m mypy
+
+check: lint types test
+
+format: $(STAMP)
+	$(PY) -m ruff format $(SOURCES)
+	$(PY) -m ruff check --fix $(SOURCES)
+
+exact-small: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) -m slow tests/test_exact.py
+
+exact: $(STAMP)
+	$(PY) -m tools.exact
+
+clean:
+	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,49 @@
+"""fxplastic: exact duplication and pruning of neurons in any traceable PyTorch model."""
+
+from fxplastic.api import plasticize
+from fxplastic.coverage import Coverage, coverage
+from fxplastic.errors import (
+    DiscoverError,
+    FxPlasticError,
+    GuardError,
+    OptimizerError,
+    PlanError,
+    RewriteError,
+    ScoreError,
+    TraceError,
+)
+from fxplastic.groups import ChannelGroup, FrozenAxis, Site
+from fxplastic.module import PlasticModule
+from fxplastic.plan import Plan
+from fxplastic.planner import plan_turnover
+from fxplastic.rewrite import Rewritten, rewrite, rewrite_
+from fxplastic.scores import GradientScores, class_weights
+from fxplastic.view import group_graph
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ChannelGroup",
+    "Coverage",
+    "DiscoverError",
+    "FrozenAxis",
+    "FxPlasticError",
+    "GradientScores",
+    "GuardError",
+    "OptimizerError",
+    "Plan",
+    "PlanError",
+    "PlasticModule",
+    "RewriteError",
+    "Rewritten",
+    "ScoreError",
+    "Site",
+    "TraceError",
+    "class_weights",
+    "coverage",
+    "group_graph",
+    "plan_turnover",
+    "plasticize",
+    "rewrite",
+    "rewrite_",
+]

@@ -1,0 +1,110 @@
+"""How much of a model its exact groups reach: one number to compare models and versions by.
+
+The measure follows the channel groups of DepGraph (Fang et al., 2023) down to single slots: a
+*slot* is one position of one axis of one parameter, and it is covered when some neuron of an
+exact group runs through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fxplastic.groups import ChannelGroup, FrozenAxis, Site
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What the exact groups of a model reach.
+
+    Attributes:
+        share: slot coverage, 0 to 1 (see `coverage`).
+        neurons: number of neurons in exact groups.
+        slots_per_neuron: mean number of positions, over all sites, that belong to one neuron.
+    """
+
+    share: float
+    neurons: int
+    slots_per_neuron: float
+
+
+def coverage(
+    parameters: Iterable[tuple[str, nn.Parameter]], groups: Mapping[str, ChannelGroup]
+) -> Coverage:
+    """Measure the slot coverage of the exact groups among `groups`.
+
+    Axes 0 and 1 of every parameter count, each weighted by the parameter's number of elements;
+    an axis contributes the share of its positions that lie in an exact group. Where a site holds
+    for some rows only (grouped convolution), its share is that of (row, position) pairs. Axes of
+    size 1 (the group-local axis of a depthwise convolution) hold no neurons and do not count.
+
+    Args:
+        parameters: names and parameters, as `module.named_parameters()` gives them; on any device,
+            meta included: only shapes are read.
+        groups: the channel groups of the same module.
+
+    Returns:
+        The coverage; its share is 0.0 for a model without parameters.
+
+    >>> linear = nn.Linear(4, 6, bias=False)
+    >>> site = Site("weight", 0, "producer", torch.arange(3)[:, None])
+    >>> group = ChannelGroup("weight:0", 3, True, (site,), (0, 0, 0))
+    >>> coverage(linear.named_parameters(), {group.name: group})  # half of one axis of two
+    Coverage(share=0.25, neurons=3, slots_per_neuron=1.0)
+    """
+    exact = [group for group in groups.values() if group.exact]
+    by_axis: dict[tuple[str, int], list[Site]] = {}
+    for site in (site for group in exact for site in group.sites):
+        by_axis.setdefault((site.parameter, site.axis), []).append(site)
+    covered = weight = 0.0
+    for name, parameter in parameters:
+        for axis in range(min(parameter.ndim, 2)):
+            if parameter.shape[axis] == 1:
+                continue  # one position: there is nothing that could change places
+            weight += parameter.numel()
+            sites = by_axis.get((name, axis), [])
+            covered += parameter.numel() * covered_share(parameter.shape, axis, sites)
+    neurons = sum(group.size for group in exact)
+    slots = sum(site.positions.numel() for group in exact for site in group.sites)
+    share = covered / weight if weight else 0.0
+    return Coverage(share, neurons, slots / neurons if neurons else 0.0)
+
+
+def covered_share(shape: torch.Size, axis: int, sites: Iterable[Site]) -> float:
+    """Share of the positions of one axis that `sites` (all of that axis) cover, 0 to 1.
+
+    Args:
+        shape: shape of the parameter.
+        axis: 0 or 1.
+        sites: sites on this axis; those with rows cover (row, position) pairs.
+    """
+    with_rows = axis != 0
+    # Axis 0 has no rows of its own: a single row then stands for the whole axis.
+    seen = torch.zeros(shape[0] if with_rows else 1, shape[axis], dtype=torch.bool)
+    for site in sites:
+        _mark(seen, site)
+    return float(seen.double().mean()) if seen.numel() else 0.0
+
+
+def _mark(seen: Tensor, site: Site) -> None:
+    if site.rows is None:
+        seen[:, site.positions.flatten()] = True
+    else:
+        # [size, r, 1] with [size, 1, k]: neuron j's positions in neuron j's rows only.
+        seen[site.rows[:, :, None], site.positions[:, None, :]] = True
+
+
+def frozen_reasons(frozen: Iterable[FrozenAxis]) -> tuple[tuple[str, int], ...]:
+    """Reasons why axes are frozen, with the number of positions each one holds, largest first.
+
+    >>> axes = [FrozenAxis("a", 0, "attention", "", "", 4), FrozenAxis("b", 0, "output", "", "", 9)]
+    >>> frozen_reasons(axes)
+    (('output', 9), ('attention', 4))
+    """
+    counts: dict[str, int] = {}
+    for axis in frozen:
+        counts[axis.reason] = counts.get(axis.reason, 0) + axis.positions
+    return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,305 @@
+"""Discovery: run both graphs once on names, and read the channel groups off the ledger.
+
+The graphs are executed on meta tensors under a dispatch mode, so that whatever a module does
+arrives as ATen calls, each tied to its FX node and the user's source line. No activation and no
+weight is touched.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fxplastic.errors import DiscoverError, FxPlasticError
+from fxplastic.groups import ChannelGroup, FrozenAxis
+from fxplastic.identity import Field, Names, add_field, opaque, same_names
+from fxplastic.ledger import Ledger, Place
+from fxplastic.partition import partition
+from fxplastic.rules import Call, find
+from fxplastic.rules.base import flat_tensors
+from fxplastic.trace import Traced, on_meta
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What discovery found."""
+
+    groups: Mapping[str, ChannelGroup]
+    frozen: tuple[FrozenAxis, ...]
+
+
+class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Executes ATen calls on meta tensors and their names beside them."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.ledger = ledger
+        self._names: Any = torch.utils.weak.WeakIdKeyDictionary()
+        self._views: dict[int, list[weakref.ref[Tensor]]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        outs = tuple(flat_tensors([result]))
+        if outs:
+            self.ledger.op = str(func)
+            call = Call(func, args, kwargs, outs, self.ledger, self.names)
+            named = find(func)(call)
+            named = (named,) if isinstance(named, Names) else named
+            for out, names in zip(outs, named, strict=True):
+                self._write(func, args, out, names)
+        return result
+
+    def names(self, tensor: Tensor) -> Names:
+        """Names of a tensor; one that nothing is known of is opaque."""
+        found = self._names.get(tensor)
+        return found if found is not None else Names(opaque(tensor.shape))
+
+    def give(self, tensor: Tensor, names: Names) -> None:
+        """Attach names to a tensor."""
+        self._names[tensor] = names
+        refs = self._views.setdefault(tensor.untyped_storage()._cdata, [])
+        refs.append(weakref.ref(tensor))
+
+    def _write(self, func: OpOverload, args: tuple[Any, ...], out: Tensor, names: Names) -> None:
+        """Attach names to an output; a write into memory that others see must not rename it."""
+        if func._schema.is_mutable and any(out is a for a in flat_tensors(args)):
+            before = self.names(out)
+            others = []
+            for t in self._sharing(out):
+                if t is not out and _same_geometry(t, out):
+                    self.give(t, names)  # another handle on the very same elements
+                elif t is not out:
+                    others.append(t)
+            if others:
+                names = self._overwrite(before, names, others, out)
+        self.give(out, self._settled(out, names))
+
+    def _settled(self, out: Tensor, names: Names) -> Names:
+        """Atoms that can never move again are opaque from here on: fewer names to compare."""
+        fixed = self.ledger.fixed
+        kept: list[Field] = []
+        lost: set[int] = set()
+        for f in names.fields:
+            atoms = np.unique(f.array[f.array > 0]).tolist() if fixed and f.neural else []
+            if atoms and fixed.issuperset(atoms):
+                self.ledger.release(f.carriers)
+                lost.update(f.axes)
+            else:
+                kept.append(f)
+        if not lost:
+            return names
+        for g in opaque(out.shape, lost):
+            add_field(kept, g)
+        return Names(tuple(kept), names.data, names.known)
+
+    def _sharing(self, tensor: Tensor) -> list[Tensor]:
+        refs = self._views.get(tensor.untyped_storage()._cdata, [])
+        alive = [t for t in (r() for r in refs) if t is not None]
+        return list({id(t): t for t in alive}.values())
+
+    def _overwrite(self, before: Names, after: Names, others: list[Tensor], out: Tensor) -> Names:
+        self.ledger.release_all((*before.fields, *after.fields))
+        whole = all(t.numel() == out.numel() for t in others)
+        if whole and same_names(before.fields, after.fields):
+            return Names(tuple(Field(f.ids) for f in after.fields), after.data)
+        reason = (
+            f"{self.ledger.op} writes into memory that another tensor shows: build the result with "
+            "torch.cat or an out-of-place op"
+        )
+        for t in others:
+            self.ledger.freeze_fields(self.names(t).fields, reason, "unknown")
+            self.give(t, Names(opaque(t.shape), True))
+        self.ledger.freeze_fields((*before.fields, *after.fields), reason, "unknown")
+        return Names(opaque(out.shape), True)
+
+
+def _same_geometry(a: Tensor, b: Tensor) -> bool:
+    same = a.shape == b.shape and a.stride() == b.stride()
+    return bool(same and a.storage_offset() == b.storage_offset())
+
+
+class NamesInterpreter(fx.Interpreter):
+    """Runs a traced graph under a `NamesMode` and keeps the ledger's place up to date."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, mode: NamesMode, traced: Traced) -> None:
+        super().__init__(model, graph=graph)
+        self.mode = mode
+        self.traced = traced
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node; errors name it and its source line."""
+        source = str(n.meta.get("source", ""))
+        self.mode.ledger.place = Place(n.name, source)
+        try:
+            return super().run_node(n)
+        except FxPlasticError:
+            raise
+        except Exception as error:
+            raise DiscoverError(
+                f"{n.format_node()} ({source or 'source unknown'}) cannot run on meta tensors: "
+                f"{error}. Give the op a meta implementation, or keep it out of the traced part."
+            ) from error
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ARG002
+        """Parameters and buffers are on meta by now; other tensors go there as constants."""
+        value = (
+            self.traced.constants[target]
+            if target in self.traced.constants
+            else self.fetch_attr(target)
+        )
+        return self._constant(value)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Tensors that the graph makes on a device are made on meta."""
+        with torch.device("meta"):
+            return super().call_function(target, _on_meta(args), _on_meta(kwargs))
+
+    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Moves to a device stay on meta."""
+        return super().call_method(target, _on_meta(args), _on_meta(kwargs))
+
+    def _constant(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.device.type == "meta":
+            return value
+        meta = value.detach().to("meta")
+        self.mode.give(meta, Names(opaque(meta.shape), known=_index_values(value)))
+        return meta
+
+    def output(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """What the model returns is fixed, on every axis."""
+        for tensor in flat_tensors(_leaves(args)):
+            fields = self.mode.names(tensor).fields
+            self.mode.ledger.release_all(fields)
+            reason = "it is an output of the model: whoever calls it relies on its width"
+            self.mode.ledger.freeze_fields(fields, reason, "edge")
+        return super().output(target, args, kwargs)
+
+
+def _on_meta(values: Any) -> Any:
+    meta = torch.device("meta")
+    return torch.utils._pytree.tree_map(
+        lambda v: meta if isinstance(v, torch.device) else v, values
+    )
+
+
+def _leaves(value: Any) -> list[Any]:
+    leaves: list[Any] = torch.utils._pytree.tree_leaves(value)
+    return leaves
+
+
+def _index_values(value: Tensor) -> Tensor | None:
+    is_index = (
+        not value.is_floating_point() and not value.is_complex() and value.dtype != torch.bool
+    )
+    return value.detach().cpu() if is_index and value.device.type != "meta" else None
+
+
+def _seed(model: nn.Module, ledger: Ledger) -> dict[str, list[Field]]:
+    """A site for every axis of every parameter and buffer, tied tensors once."""
+    seeded: dict[str, list[Field]] = {}
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in tensors:
+        fields = []
+        for axis, length in enumerate(tensor.shape):
+            if length > 1 and (tensor.is_floating_point() or tensor.is_complex()):
+                number = ledger.new_site(name, axis, length)
+                size = [length if a == axis else 1 for a in range(tensor.ndim)]
+                ids = ledger.atoms(number).reshape(size)
+                fields.append(Field(ids, frozenset({number})))
+        seeded[name] = fields
+    return seeded
+
+
+@contextmanager
+def _named(
+    model: nn.Module, mode: NamesMode, seeded: Mapping[str, list[Field]], training: bool
+) -> Iterator[None]:
+    values = {name: _index_values(b) for name, b in model.named_buffers()}
+    with on_meta(model, training):
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+            if tensor.is_floating_point() or tensor.is_complex():
+                names = Names(tuple(seeded[name]))
+            else:
+                names = Names(opaque(tensor.shape), known=values.get(name))
+            mode.give(tensor, names)
+        yield
+
+
+def run_on_names(model: nn.Module, traced: Traced, ledger: Ledger) -> None:
+    """Fill `ledger` from both modes' graphs."""
+    seeded = _seed(model, ledger)
+    for training, graph in traced.graphs.items():
+        mode = NamesMode(ledger)
+        fastpath = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with _named(model, mode, seeded, training), torch.no_grad():
+                inputs = _inputs(graph, traced)
+                for tensor in flat_tensors(_leaves(inputs)):
+                    mode.give(tensor, Names(opaque(tensor.shape), data=True))
+                with mode:
+                    NamesInterpreter(model, graph, mode, traced).run(*inputs)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fastpath)
+
+
+def _inputs(graph: fx.Graph, traced: Traced) -> list[Any]:
+    """Example values in the order of the placeholders."""
+    given = list(traced.args)
+    values = []
+    for node in graph.nodes:
+        if node.op != "placeholder":
+            continue
+        name = str(node.target)
+        if name in traced.kwargs:
+            values.append(traced.kwargs[name])
+        elif given:
+            values.append(given.pop(0))
+        else:
+            values.append(node.args[0] if node.args else None)
+    return values
+
+
+def discover(
+    model: nn.Module,
+    traced: Traced,
+    *,
+    attention: str | None = None,
+    approximate: bool = False,
+    freeze: tuple[str, ...] = (),
+) -> Discovery:
+    """Find the channel groups of `model`.
+
+    Args:
+        model: the module that was traced; it is left as it was.
+        traced: its graphs.
+        attention: ``None`` freezes every neuron that attention touches; ``"value"`` opens value
+            channels inside their head.
+        approximate: also return groups that a norm averages over, with ``exact=False``.
+        freeze: glob patterns of parameter names to leave alone.
+
+    Raises:
+        DiscoverError: a node cannot run on meta tensors.
+    """
+    ledger = Ledger()
+    run_on_names(model, traced, ledger)
+    groups, frozen = partition(
+        model, ledger, open_attention=attention == "value", approximate=approximate, freeze=freeze
+    )
+    return Discovery(groups, frozen)

@@ -1,0 +1,152 @@
+"""Identity fields: what each position of a tensor is called, instead of what it holds.
+
+A tensor carries `Names`: a tuple of fields. A `Field` gives every position of the tensor an
+integer, and is stored with size 1 on every axis along which it does not vary:
+
+* ``> 0``: an *atom*, one position of one parameter axis (atoms that meet are one neuron);
+* ``< 0``: an *opaque* position (a batch index, a token, a pixel, an input channel): something
+  that no plan moves, told apart by its index along the axis;
+* ``0``: nothing, a constant such as padding.
+
+The one invariant: *the value at a position is a function of the tuple of its names*. An axis
+along which no field varies holds the same value all along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Ids = NDArray[np.int32]
+Carriers = frozenset[int] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """One name per position, and which parameter sites the value is linear in along it.
+
+    Attributes:
+        ids: int32, as many axes as the tensor, size 1 where the field does not vary.
+        carriers: sites such that scaling all of them by a neuron's share scales the tensor by
+            that share; ``None`` once the value is no longer homogeneous of degree one.
+    """
+
+    ids: Tensor
+    carriers: Carriers = None
+
+    @property
+    def array(self) -> Ids:
+        """The ids as a numpy array (no copy)."""
+        result: Ids = self.ids.numpy()
+        return result
+
+    @cached_property
+    def axes(self) -> tuple[int, ...]:
+        """Axes along which the field varies."""
+        return tuple(i for i, n in enumerate(self.ids.shape) if n != 1)
+
+    @cached_property
+    def neural(self) -> bool:
+        """Whether any position is an atom of a parameter."""
+        return bool((self.ids > 0).any())
+
+    def with_ids(self, ids: Tensor) -> Field:
+        """The same carriers over other positions."""
+        return replace(self, ids=ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Names:
+    """All that is known of a tensor without its values.
+
+    Attributes:
+        fields: its identity fields.
+        data: whether it depends on a model input (if not, it is made of parameters alone).
+        known: the real values, on the CPU, of integer tensors that index others.
+    """
+
+    fields: tuple[Field, ...] = ()
+    data: bool = False
+    known: Tensor | None = None
+
+
+def opaque_axis(shape: Sequence[int], axis: int) -> Field:
+    """A field that tells the positions along `axis` apart and never moves."""
+    size = [1] * len(shape)
+    size[axis] = shape[axis]
+    return Field(-torch.arange(1, shape[axis] + 1, dtype=torch.int32).reshape(size))
+
+
+def opaque(shape: Sequence[int], axes: Iterable[int] | None = None) -> tuple[Field, ...]:
+    """Opaque fields on `axes` (all by default) of a tensor of `shape`."""
+    chosen = range(len(shape)) if axes is None else axes
+    return tuple(opaque_axis(shape, a) for a in sorted(set(chosen)) if shape[a] > 1)
+
+
+def canonical(ids: Tensor) -> Tensor:
+    """`ids` with size 1 on every axis along which it does not vary."""
+    for axis, stride in enumerate(ids.stride()):
+        if stride == 0 and ids.shape[axis] > 1:
+            ids = ids.narrow(axis, 0, 1)
+    for axis in range(ids.ndim):
+        if ids.shape[axis] > 1 and bool((ids == ids.narrow(axis, 0, 1)).all()):
+            ids = ids.narrow(axis, 0, 1)
+    return ids
+
+
+def determines(finer: Ids, coarser: Ids) -> bool:
+    """Whether `finer` tells every two positions apart that `coarser` does (broadcast together)."""
+    a, b = (x.ravel() for x in np.broadcast_arrays(finer, coarser))
+    if a.size < 2 or bool((np.diff(a) > 0).all()):
+        return True
+    pairs = a.astype(np.int64) << 32 | (b.astype(np.int64) & 0xFFFFFFFF)
+    return len(np.unique(pairs)) == len(np.unique(a))
+
+
+MAX_OPAQUE = 8
+
+
+def add_field(fields: list[Field], new: Field) -> None:
+    """Append `new` unless it names nothing, or opaque fields say as much already."""
+    if not new.axes:
+        return
+    if new.neural:
+        fields.append(new)
+        return
+    told_apart = {f.axes[0] for f in fields if len(f.axes) == 1 and not f.neural and _distinct(f)}
+    if told_apart.issuperset(new.axes):
+        return
+    same = [f for f in fields if f.axes == new.axes and f.ids.shape == new.ids.shape]
+    if any(not f.neural and determines(f.array, new.array) for f in same):
+        return
+    fields.append(new)
+    _collapse(fields)
+
+
+def _distinct(f: Field) -> bool:
+    ids = f.array.ravel()
+    return bool((np.diff(ids) < 0).all()) or np.unique(ids).size == ids.size
+
+
+def _collapse(fields: list[Field]) -> None:
+    """Too many opaque fields become one index per axis: the finest labels, so never a wrong one."""
+    loose = [f for f in fields if not f.neural]
+    if len(loose) <= MAX_OPAQUE:
+        return
+    sizes = [max(f.ids.shape[a] for f in loose) for a in range(loose[0].ids.ndim)]
+    fields[:] = [f for f in fields if f.neural]
+    fields.extend(opaque(sizes))
+
+
+def same_names(a: Sequence[Field], b: Sequence[Field]) -> bool:
+    """Whether two tensors carry the same ids, field by field."""
+    return len(a) == len(b) and all(
+        f.ids is g.ids or (f.ids.shape == g.ids.shape and torch.equal(f.ids, g.ids))
+        for f, g in zip(a, b, strict=True)
+    )

@@ -1,0 +1,194 @@
+"""The ledger: everything that a run on names has found out, in the order it was found.
+
+Rules write to it through five words only: `unite` (two atoms are one neuron), `context` (a neuron
+rides with something that never moves), `consume` and `release` (the role of a parameter site) and
+`freeze` (no plan may touch this, and why). `partition` reads it afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fxplastic.identity import Carriers, Field, Ids
+
+Hashes = NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class AtomSite:
+    """Atoms ``base .. base + size - 1`` are the positions of one axis of one parameter.
+
+    With `splits` > 1 the axis is told apart per convolution group: atom
+    ``base + g * length + i`` is position i in the rows of group g.
+    """
+
+    parameter: str
+    axis: int
+    length: int
+    base: int
+    splits: int = 1
+    parent: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of atoms."""
+        return self.length * self.splits
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the model an entry was made."""
+
+    node: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Event:
+    """At one op, the atoms of `ids` met `partners` and rode with `labels`, position by position."""
+
+    ids: Ids
+    partners: tuple[Ids, ...]
+    labels: Hashes
+    place: Place
+    op: str
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Atoms that no plan may touch. `kind` is law, attention, approximate, edge or unknown."""
+
+    ids: Ids
+    reason: str
+    kind: str
+    place: Place
+
+
+# Kinds of refusal that an option of `plasticize` lifts.
+OPENABLE = frozenset({"attention", "approximate"})
+
+
+def mix(*parts: NDArray[Any] | int) -> Hashes:
+    """A 64-bit hash of several integer arrays, position by position (splitmix64)."""
+    total: Hashes = np.zeros(1, np.uint64)
+    for part in parts:
+        total = total * np.uint64(0x9E3779B97F4A7C15) + np.asarray(part).astype(np.uint64)
+        total = (total ^ (total >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        total = (total ^ (total >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        total = total ^ (total >> np.uint64(31))
+    return total
+
+
+@dataclass
+class Ledger:
+    """Append-only record of one discovery; the only mutable value in it."""
+
+    sites: list[AtomSite] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    edges: list[tuple[Ids, Ids]] = field(default_factory=list)
+    freezes: list[Freeze] = field(default_factory=list)
+    consumed: dict[int, Place] = field(default_factory=dict)
+    produced: dict[int, Place] = field(default_factory=dict)
+    fixed: set[int] = field(default_factory=set)
+    place: Place = Place()
+    op: str = ""
+    _next: int = 1
+    _split: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def new_site(
+        self, parameter: str, axis: int, length: int, splits: int = 1, parent: int | None = None
+    ) -> int:
+        """Allocate atoms for an axis of a parameter; returns the site's number."""
+        site = AtomSite(parameter, axis, length, self._next, splits, parent)
+        self.sites.append(site)
+        self._next += site.size
+        return len(self.sites) - 1
+
+    def split_site(self, number: int, splits: int) -> int:
+        """The site `number` with its atoms told apart per convolution group."""
+        key = (number, splits)
+        if key not in self._split:
+            site = self.sites[number]
+            self._split[key] = self.new_site(
+                site.parameter, site.axis, site.length, splits, parent=number
+            )
+        return self._split[key]
+
+    @property
+    def atom_count(self) -> int:
+        """One more than the largest atom."""
+        return self._next
+
+    # ------------------------------------------------------------ what rules write
+    def unite(self, a: Ids, b: Ids, labels: Hashes | None = None) -> None:
+        """Atoms at equal positions of `a` and `b` are one neuron, told apart by `labels`.
+
+        An atom that meets an opaque position is frozen: half of what it is made of cannot move.
+        """
+        a, b = (x.ravel() for x in np.broadcast_arrays(a, b))
+        tags = np.zeros(1, np.uint64) if labels is None else labels
+        tags = np.broadcast_to(tags.ravel() if tags.size > 1 else tags, a.shape)
+        self._freeze_opaque(a, b)
+        both = (a > 0) & (b > 0)
+        if both.all():
+            self.edges.append((a, b))
+            self.events.append(Event(a, (b,), tags, self.place, self.op))
+        elif both.any():
+            self.edges.append((a[both], b[both]))
+            self.events.append(Event(a[both], (b[both],), tags[both], self.place, self.op))
+
+    def _freeze_opaque(self, a: Ids, b: Ids) -> None:
+        lost = np.concatenate([a[(a > 0) & (b < 0)], b[(b > 0) & (a < 0)]])
+        if lost.size:
+            reason = (
+                f"{self.op} combines it, position by position, with an axis that holds no neurons"
+            )
+            self.freeze(lost, reason, "law")
+
+    def context(self, ids: Ids, labels: Hashes) -> None:
+        """Atoms may only change places with atoms that ride with the same `labels`."""
+        ids, labels = (x.ravel() for x in np.broadcast_arrays(ids, labels))
+        keep = ids > 0
+        if keep.any():
+            self.events.append(Event(ids[keep], (), labels[keep], self.place, self.op))
+
+    def consume(self, carriers: Carriers) -> None:
+        """These sites take up the neuron's signal: their slices are scaled by the share."""
+        for site in carriers or ():
+            self.consumed.setdefault(site, self.place)
+
+    def release(self, carriers: Carriers) -> None:
+        """These sites were used as they are: their slices are copied unscaled."""
+        for site in carriers or ():
+            self.produced.setdefault(site, self.place)
+
+    def freeze(self, ids: Ids, reason: str, kind: str) -> None:
+        """No plan may touch these atoms."""
+        atoms = np.unique(ids[ids > 0])
+        if atoms.size:
+            if kind not in OPENABLE:
+                self.fixed.update(atoms.tolist())
+            self.freezes.append(Freeze(atoms.astype(np.int32), reason, kind, self.place))
+
+    # ------------------------------------------------------------ conveniences on fields
+    def release_all(self, fields: Iterable[Field]) -> None:
+        """`release` for every field."""
+        for f in fields:
+            self.release(f.carriers)
+
+    def freeze_fields(self, fields: Iterable[Field], reason: str, kind: str) -> None:
+        """`freeze` for every atom in `fields`."""
+        for f in fields:
+            if f.neural:
+                self.freeze(f.array, reason, kind)
+
+    def atoms(self, number: int) -> torch.Tensor:
+        """int32 atoms of a site, ``[size]``."""
+        site = self.sites[number]
+        return torch.arange(site.base, site.base + site.size, dtype=torch.int32)

@@ -1,0 +1,287 @@
+"""What is patched in torch for the time of a trace, and put back after it."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import gc
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch._functorch import utils as functorch
+from torch.overrides import TorchFunctionMode
+
+from fxplastic.guards import AutogradCall, ScriptCall
+from fxplastic.proxy import Spot, ValueProxy, holds_proxy, spot_of
+
+# Calls that make a tensor from sizes or numbers (or answer from a dtype): torch's argument parser
+# refuses a proxy in them before any mode or `__torch_function__` is asked.
+FACTORIES = (
+    "arange as_tensor asarray blackman_window complex empty empty_strided eye finfo full "
+    "hamming_window hann_window iinfo linspace logspace meshgrid normal ones rand randint randn "
+    "randperm scalar_tensor tensor tril_indices triu_indices zeros"
+).split()
+
+ORIGINALS: dict[str, Any] = {name: getattr(torch, name) for name in FACTORIES}
+
+_BUILTIN_ISINSTANCE = isinstance
+_MISSING = object()
+
+
+class Hooks(Protocol):
+    """What the patches ask of the tracer."""
+
+    executing: int
+    surface: Surface
+
+    def record(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any = ..., /) -> Any:
+        """Append a node and return a proxy that knows its value."""
+
+    def dispatch(self, func: Any, args: Any, kwargs: Any, /) -> Any:
+        """A torch function was called by the model's code."""
+
+    def settle(self, spot: Spot, /) -> None:
+        """Drop guards that the argument parser of a recorded call asked for."""
+
+    def stands_for(self, tensor: Tensor, /) -> Any:
+        """The proxy of a parameter, buffer or tensor attribute."""
+
+    def read_flag(self, module: nn.Module, /) -> None:
+        """The model's code has read `module.training`."""
+
+    def check_rebinding(self, module: nn.Module, name: str, value: Any, /) -> bool:
+        """Whether `module.name = value` may go ahead (an error where it may never)."""
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Set `owner.name` for a `with` block; remove it afterwards if it was inherited or absent."""
+    before = owner.__dict__.get(name, _MISSING)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if before is _MISSING:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+class Listening(TorchFunctionMode):
+    """Hands every torch function that the model's code calls to the tracer."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        super().__init__()
+        self.hooks = hooks
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: Any = (),
+        kwargs: Any = None,
+    ) -> Any:
+        """See `Hooks.dispatch`."""
+        if self.hooks.executing:
+            return func(*args, **(kwargs or {}))
+        self.hooks.settle(spot_of(sys._getframe(1)))
+        return self.hooks.dispatch(func, args, kwargs or {})
+
+
+class _TrainingFlag:
+    """`nn.Module.training` as a property that reports who reads it.
+
+    A data descriptor comes before the instance's `__dict__`, where the flag itself stays.
+    """
+
+    def __init__(self, hooks: Hooks) -> None:
+        self.hooks = hooks
+
+    def __get__(self, module: nn.Module | None, owner: type | None = None) -> Any:
+        if module is None:
+            raise AttributeError("training")
+        if "training" not in module.__dict__:  # a scripted module keeps it in C++
+            return nn.Module.__getattr__(module, "training")
+        if not self.hooks.executing:
+            self.hooks.read_flag(module)
+        return module.__dict__["training"]
+
+    def __set__(self, module: nn.Module, value: bool) -> None:
+        module.__dict__["training"] = value
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Patched functions of `torch` and `builtins`, in place only while the model's own code runs.
+
+    So nothing that torch imports or caches while it executes a call can hold on to one of them.
+    """
+
+    of_torch: Mapping[str, Any]
+    of_builtins: Mapping[str, Any]
+
+    def show(self) -> None:
+        """Put the patched functions in place."""
+        vars(torch).update(self.of_torch)
+        vars(builtins).update(self.of_builtins)
+
+    def hide(self) -> None:
+        """Put the original functions in place."""
+        vars(torch).update(ORIGINALS)
+        builtins.isinstance = _BUILTIN_ISINSTANCE
+
+
+def _isinstance(thing: Any, classes: Any) -> bool:
+    """`isinstance`, by its value for a proxy.
+
+    A `__class__` property would do in Python, but torch's C++ code believes it as well, takes a
+    proxy for a tensor, and crashes.
+    """
+    if type(thing) is ValueProxy and not _BUILTIN_ISINSTANCE(thing, classes):
+        return _BUILTIN_ISINSTANCE(thing.value, classes)
+    return _BUILTIN_ISINSTANCE(thing, classes)
+
+
+def _factory(hooks: Hooks, function: Callable[..., Any]) -> Callable[..., Any]:
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if hooks.executing:
+            return function(*args, **kwargs)
+        return hooks.record("call_function", function, args, kwargs)
+
+    return wrapper
+
+
+def _autograd_forward(hooks: Hooks, cls: Any) -> tuple[Any, Any]:
+    """Replacements of `cls.forward` and `cls.setup_context` that record the call as a whole.
+
+    `apply` itself cannot be patched: models keep it bound (`swish = Swish.apply`). Called with
+    proxies, it hands them to `forward`, and hands on what that returns.
+    """
+    forward, setup = cls.forward, cls.setup_context
+    separate = setup is not torch.autograd.Function.setup_context
+
+    def new_forward(*args: Any, **kwargs: Any) -> Any:
+        inputs = args if separate else args[1:]
+        if hooks.executing or not holds_proxy((inputs, kwargs)):
+            return forward(*args, **kwargs)
+        return hooks.record("call_function", AutogradCall(cls), inputs, kwargs)
+
+    def new_setup(ctx: Any, inputs: Any, output: Any) -> Any:
+        if hooks.executing or not holds_proxy((inputs, output)):
+            return setup(ctx, inputs, output)
+        return None
+
+    return staticmethod(new_forward), staticmethod(new_setup) if separate else None
+
+
+def forget_proxies() -> None:
+    """Clear every `functools.cache` that holds a proxy: it would go on to answer real calls."""
+    for thing in gc.get_objects():
+        if type(thing) is functools._lru_cache_wrapper and holds_proxy(gc.get_referents(thing)):
+            thing.cache_clear()
+
+
+def _subclasses(cls: Any) -> Iterator[Any]:
+    for sub in type.__subclasses__(cls):
+        yield sub
+        yield from _subclasses(sub)
+
+
+def _autograd_functions(hooks: Hooks, stack: ExitStack) -> None:
+    found = {c: _autograd_forward(hooks, c) for c in _subclasses(torch.autograd.Function)}
+    for cls, (forward, setup) in found.items():
+        stack.enter_context(replaced(cls, "forward", forward))
+        if setup is not None:
+            stack.enter_context(replaced(cls, "setup_context", setup))
+    unwrap = functorch.unwrap_dead_wrappers
+
+    def keep_proxies(args: Any) -> Any:
+        return tuple(a if type(a) is ValueProxy else unwrap((a,))[0] for a in args)
+
+    stack.enter_context(replaced(functorch, "unwrap_dead_wrappers", keep_proxies))
+
+
+def _scripted_functions(hooks: Hooks, stack: ExitStack) -> None:
+    cls: Any = torch.jit.ScriptFunction
+    call = cls.__call__
+
+    def new_call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if hooks.executing or not holds_proxy((args, kwargs)):
+            return call(self, *args, **kwargs)
+        return hooks.record("call_function", ScriptCall(self), args, kwargs)
+
+    stack.enter_context(replaced(cls, "__call__", new_call))
+
+
+def _autocast(hooks: Hooks, stack: ExitStack) -> None:
+    """Record `with torch.autocast(...)` blocks as calls that enter and leave them."""
+    cls: Any = torch.autocast
+    init, handles = cls.__init__, []
+
+    def new_init(self: Any, *args: Any, **kwargs: Any) -> None:
+        self._traced_args = (args, kwargs)
+        plain = [a.value if type(a) is ValueProxy else a for a in args]
+        named = {k: a.value if type(a) is ValueProxy else a for k, a in kwargs.items()}
+        init(self, *plain, **named)
+
+    def enter(self: Any) -> Any:
+        own = (self.device, self.fast_dtype, self._enabled, self._cache_enabled)
+        args, kwargs = getattr(self, "_traced_args", (own, {}))  # decorators are older than us
+        order = {"device_type": None, "dtype": None, "enabled": True, "cache_enabled": None}
+        given = order | dict(zip(order, args, strict=False)) | kwargs
+        target = torch.amp.autocast_mode._enter_autocast
+        values = tuple(given.values())
+        handles.append(hooks.record("call_function", target, values, {}, object()))
+        return self
+
+    def leave(self: Any, *error: Any) -> None:  # noqa: ARG001
+        target = torch.amp.autocast_mode._exit_autocast
+        hooks.record("call_function", target, (handles.pop(),), {}, None)
+
+    for name, value in (("__init__", new_init), ("__enter__", enter), ("__exit__", leave)):
+        stack.enter_context(replaced(cls, name, value))
+
+
+def _modules(hooks: Hooks, stack: ExitStack) -> None:
+    set_attribute, members = nn.Module.__setattr__, nn.Module._named_members
+
+    def new_set(self: nn.Module, name: str, value: Any) -> None:
+        if hooks.executing or hooks.check_rebinding(self, name, value):
+            set_attribute(self, name, value)
+
+    def new_members(self: nn.Module, *args: Any, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+        for name, value in members(self, *args, **kwargs):
+            keep = hooks.executing or not isinstance(value, Tensor)
+            yield name, value if keep else hooks.stands_for(value)
+
+    stack.enter_context(replaced(nn.Module, "training", _TrainingFlag(hooks)))
+    stack.enter_context(replaced(nn.Module, "__setattr__", new_set))
+    stack.enter_context(replaced(nn.Module, "_named_members", new_members))
+
+
+@contextmanager
+def tracing(hooks: Hooks) -> Iterator[None]:
+    """Patch torch so that `hooks` sees what the model's code does; put all back on exit."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)  # its fused kernels have no meta form
+        torch.overrides.is_tensor_method_or_property(Tensor.add)  # fills caches of functions
+        factories = {n: _factory(hooks, f) for n, f in ORIGINALS.items()}
+        hooks.surface = Surface(factories, {"isinstance": _isinstance})
+        stack.callback(setattr, hooks, "surface", Surface({}, {}))  # shows nothing ever after
+        stack.callback(hooks.surface.hide)
+        hooks.surface.show()
+        _modules(hooks, stack)
+        _autograd_functions(hooks, stack)
+        _scripted_functions(hooks, stack)
+        _autocast(hooks, stack)
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(Listening(hooks))
+        yield

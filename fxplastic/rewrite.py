@@ -1,0 +1,249 @@
+"""Carry a plan out: in place and atomically (`rewrite_`), or on a copy (`rewrite`).
+
+First everything is checked, then every new tensor is made, and only then the first old one is
+overwritten; should anything fail in between, what was written is put back.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from fxplastic.errors import RewriteError
+from fxplastic.gather import Recipe, recipes
+from fxplastic.optim import check_optimizer, state_tensors, twin_optimizer
+from fxplastic.plan import Plan, check_plan
+from fxplastic.plastic import Plastic, require_plastic
+
+PlasticT = TypeVar("PlasticT", bound=Plastic)
+
+
+@dataclass(frozen=True, eq=False)
+class Rewritten(Generic[PlasticT]):
+    """What `rewrite` returns.
+
+    Attributes:
+        module: the rewritten copy.
+        optimizer: a new optimizer of the same class for its parameters, with its state; `None`
+            where none was given.
+    """
+
+    module: PlasticT
+    optimizer: Optimizer | None
+
+    def rebind(self, *schedulers: Any) -> None:
+        """Make learning-rate schedulers step `optimizer` from now on, in place.
+
+        A scheduler made before `rewrite` steps the optimizer that it was made with. Schedulers
+        inside others (`SequentialLR`, `ChainedScheduler`) follow.
+
+        Raises:
+            RewriteError: there is no new optimizer.
+        """
+        if self.optimizer is None:
+            raise RewriteError("there is no optimizer to bind to; pass it to rewrite")
+        for scheduler in schedulers:
+            _wrap_step(self.optimizer, scheduler.optimizer)
+            scheduler.optimizer = self.optimizer
+            self.rebind(*getattr(scheduler, "_schedulers", ()))
+
+
+@dataclass(frozen=True, eq=False)
+class _Change:
+    """A tensor and what it is to hold."""
+
+    label: str
+    old: Tensor
+    new: Tensor
+
+
+def _wrap_step(new: Any, old: Any) -> None:
+    """Let schedulers see that `new` steps: they warn of an optimizer that none was made for."""
+    rates = [copy.deepcopy(group["lr"]) for group in new.param_groups]
+    LambdaLR(new, lambda _: 1.0)  # for its side effect on `new.step`; rates are put back
+    for group, rate in zip(new.param_groups, rates, strict=True):
+        if isinstance(rate, Tensor):
+            group["lr"].copy_(rate)
+        else:
+            group["lr"] = rate
+    new._opt_called = getattr(old, "_opt_called", False) or getattr(new, "_opt_called", False)
+
+
+def rewrite_(plastic: Plastic, plan: Plan, optimizer: Optimizer | None = None) -> None:
+    """Turn neurons over in place, at constant width; all of it happens, or none.
+
+    Parameters, buffers, gradients and optimizer state stay the same objects in the same memory,
+    so that compiled code, CUDA graphs, hooks, schedulers and data-parallel wrappers around the
+    model stay valid, and the model that was made plastic is turned over with it. Only tensors
+    that the plan touches are copied.
+
+    Producer axes are gathered and consumer axes gathered and scaled by the share; gradients and
+    optimizer state follow the law in `fxplastic.optim`.
+
+    Args:
+        plastic: the plastic module itself, not a compiled or data-parallel wrapper.
+        plan: made for this model; every width stays.
+        optimizer: of the model's parameters (SGD, Adam or AdamW; see
+            `fxplastic.optim.STATE_DEGREES`). Without it, state that exists goes stale.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        RewriteError: the plan changes a width, or cannot be laid out on a tensor.
+        OptimizerError: the optimizer's state cannot be carried over. In all these cases model
+            and optimizer are bit for bit as they were.
+    """
+    _check(plastic, plan, optimizer)
+    _commit(_changes(plastic, plan, optimizer))
+
+
+def rewrite(
+    plastic: PlasticT, plan: Plan, optimizer: Optimizer | None = None
+) -> Rewritten[PlasticT]:
+    """`rewrite_` on a deep copy of model and optimizer; the input is left alone.
+
+    Gradients, parameter hooks and optimizer step hooks are copied along.
+
+    Args:
+        plastic: the plastic module.
+        plan: made for this model; every width stays.
+        optimizer: of the model's parameters; parameters in it that are not the model's stay the
+            same objects in the new one.
+
+    Raises:
+        PlanError: as for `rewrite_`.
+        RewriteError: as for `rewrite_`.
+        OptimizerError: as for `rewrite_`.
+    """
+    _check(plastic, plan, optimizer)
+    module = copy.deepcopy(plastic)
+    old = dict(plastic.named_parameters(remove_duplicate=False))
+    new = dict(module.named_parameters(remove_duplicate=False))
+    twins = {id(old[name]): new[name] for name in old}
+    for _, parameter in plastic.named_parameters():
+        _dress(twins[id(parameter)], parameter)
+    twin = None if optimizer is None else twin_optimizer(optimizer, twins)
+    rewrite_(module, plan, twin)
+    return Rewritten(module, twin)
+
+
+def _step(name: str) -> None:
+    """Called before every step of a rewrite; tests let it fail."""
+
+
+def _check(plastic: Plastic, plan: Plan, optimizer: Optimizer | None) -> None:
+    """Refuse whatever can be refused without looking at a tensor."""
+    _step("check")
+    require_plastic(plastic, RewriteError)
+    check_plan(plastic, plan)
+    for name, edit in plan.edits.items():
+        if not edit.keeps_width:
+            raise RewriteError(
+                f"the plan changes group {name!r} from {edit.size} to {len(edit.take)} neurons; "
+                "this version rewrites at constant width only: give a take of "
+                f"{edit.size} entries"
+            )
+    if optimizer is not None:
+        check_optimizer(optimizer, plastic)
+
+
+def _changes(plastic: Plastic, plan: Plan, optimizer: Optimizer | None) -> list[_Change]:
+    """Every new tensor, made before the first old one is overwritten."""
+    _step("lay out")
+    found = recipes(plastic, plan)
+    _check_memory(plastic, {id(recipe.tensor) for recipe in found})
+    with torch.no_grad():
+        return [change for recipe in found for change in _changes_of(recipe, optimizer)]
+
+
+def _changes_of(recipe: Recipe, optimizer: Optimizer | None) -> Iterator[_Change]:
+    """A tensor's own change, its gradient's and its optimizer state's."""
+    name, tensor = recipe.name, recipe.tensor
+    states = [] if optimizer is None else state_tensors(optimizer, recipe)
+    _step(f"make {name}")
+    yield _Change(name, tensor.detach(), recipe.value())
+    if tensor.is_leaf and tensor.grad is not None:
+        if tensor.grad.layout != torch.strided:
+            raise RewriteError(
+                f"the gradient of {name!r} is sparse; set it to None before the rewrite"
+            )
+        _step(f"make gradient of {name}")
+        grad = tensor.grad.detach()
+        yield _Change(f"gradient of {name}", grad, recipe.derivative(grad, 1))
+    for key, value, degree in states:
+        _step(f"make {key} of {name}")
+        yield _Change(f"{key} of {name}", value.detach(), recipe.derivative(value, degree))
+
+
+def _commit(changes: Iterable[_Change]) -> None:
+    """Write every change, or put back what was written."""
+    done: list[_Change] = []
+    with torch.no_grad():
+        try:
+            for change in changes:
+                _step(f"write {change.label}")
+                _swap(change)
+                done.append(change)
+            _step("finish")
+        except BaseException:
+            for change in reversed(done):
+                _swap(change)
+            raise
+
+
+def _swap(change: _Change) -> None:
+    """Exchange the contents of old and new: doing it again undoes it."""
+    kept = change.old.clone()
+    try:
+        change.old.copy_(change.new)
+        change.new.copy_(kept)
+    except BaseException:
+        change.old.copy_(kept)
+        raise
+
+
+def _check_memory(plastic: Plastic, touched: set[int]) -> None:
+    """Refuse tensors that share memory without being one object: they would be edited twice."""
+    named: dict[str, Tensor] = dict(plastic.named_parameters())
+    named |= plastic.named_buffers()
+    spans: dict[tuple[torch.device, int], list[tuple[int, int, str]]] = {}
+    for name, tensor in named.items():
+        if tensor.numel() and tensor.layout == torch.strided and tensor.device.type != "meta":
+            first = int(tensor.storage_offset()) * tensor.element_size()
+            steps = zip(tensor.shape, tensor.stride(), strict=True)
+            last = first + (1 + sum((n - 1) * int(s) for n, s in steps)) * tensor.element_size()
+            key = (tensor.device, tensor.untyped_storage().data_ptr())
+            spans.setdefault(key, []).append((first, last, name))
+    for span in spans.values():
+        span.sort()
+        for i, (_, last, name) in enumerate(span):
+            for first, _, other in span[i + 1 :]:
+                if first >= last:
+                    break
+                if touched & {id(named[name]), id(named[other])}:
+                    raise RewriteError(
+                        f"{name!r} and {other!r} share memory but are two tensors; tie them by "
+                        "assigning the same Parameter, or clone one of them"
+                    )
+
+
+def _dress(new: Any, old: Any) -> None:
+    """Give a copied parameter what copying leaves behind: gradient, attributes, hooks."""
+    if old.grad is not None:
+        new.grad = old.grad.detach().clone()
+    for key, value in vars(old).items():
+        vars(new).setdefault(key, value)
+    # PyTorch lists a tensor's hooks under private names only.
+    for hooks, register in (
+        ("_backward_hooks", "register_hook"),
+        ("_post_accumulate_grad_hooks", "register_post_accumulate_grad_hook"),
+    ):
+        if not getattr(new, hooks, None):
+            for hook in (getattr(old, hooks, None) or {}).values():
+                getattr(new, register)(hook)

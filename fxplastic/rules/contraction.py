@@ -1,0 +1,151 @@
+"""Contractions: products of two tensors summed over common axes.
+
+The contracted axis is where a neuron's signal leaves: it must be taken up by a parameter whose
+value is linear in what the share scales (the *consumer*). Of two such operands the second one is
+the consumer. A contraction's output is no parameter any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fxplastic.identity import Field, Names, add_field, opaque
+from fxplastic.rules.base import Call, rule
+from fxplastic.rules.combine import meet, merge
+from fxplastic.rules.pointwise import align
+
+
+def _layout(field: Field, letters: str, joint: str) -> Field:
+    """The field over the axes of `joint`, size 1 on those that it lacks."""
+    order = [letters.index(x) for x in joint if x in letters]
+    ids = field.ids.permute(order)
+    shape, at = [], 0
+    for x in joint:
+        shape.append(ids.shape[at] if x in letters else 1)
+        at += x in letters
+    return field.with_ids(ids.reshape(shape))
+
+
+def contract(call: Call, a: Names, b: Names, equation: str) -> Names:
+    """Names of ``einsum(equation, a, b)``; every letter stands for one axis.
+
+    Denies: a neuron that is contracted with anything but a consumer; with two operands that both
+    depend on the input, every neuron of either (attention).
+    """
+    left, out = equation.split("->")
+    la, lb = left.split(",")
+    joint = "".join(dict.fromkeys(la + lb))
+    fa = [_layout(f, la, joint) for f in a.fields]
+    fb = [_layout(f, lb, joint) for f in b.fields]
+    pairs = meet(call.ledger, fa, fb)
+    summed = {i for i, x in enumerate(joint) if x not in out}
+    _take_up(call, fa, fb, summed, attention=a.data and b.data)
+    if a.data and b.data:
+        reason = f"{call.ledger.op} multiplies two activations (attention)"
+        call.ledger.freeze_fields([*fa, *fb], reason, "attention")
+    keep_a = [i for i, f in enumerate(fa) if not summed.intersection(f.axes)]
+    keep_b = [j for j, f in enumerate(fb) if not summed.intersection(f.axes)]
+    left_over = [
+        (keep_a.index(i), keep_b.index(j)) for i, j in pairs if i in keep_a and j in keep_b
+    ]
+    ra, rb = [fa[i] for i in keep_a], [fb[j] for j in keep_b]
+    fields = merge(call.ledger, ra, rb, left_over, "none")
+    gone = [f for f in (*fa, *fb) if summed.intersection(f.axes)]
+    return Names(_after(fields, gone, [joint.index(x) for x in out]), a.data or b.data)
+
+
+def _take_up(
+    call: Call, fa: Sequence[Field], fb: Sequence[Field], summed: set[int], *, attention: bool
+) -> None:
+    """Decide the consumer of the contracted neurons, or freeze them."""
+    ca = [f for f in fa if summed.intersection(f.axes)]
+    cb = [f for f in fb if summed.intersection(f.axes)]
+    for mine, others in ((ca, cb), (cb, ca)):
+        for f in mine:
+            _needs_partner(call, f, others)
+    na, nb = ([f for f in c if f.neural] for c in (ca, cb))
+    if not na or not nb:
+        return
+    for consumers, rest in ((nb, na), (na, nb)):
+        if all(f.carriers is not None for f in consumers):
+            for f in consumers:
+                call.ledger.consume(f.carriers)
+            call.ledger.release_all(rest)
+            return
+    what = (
+        "two activations (attention)"
+        if attention
+        else "an activation and a value that is not linear in a parameter"
+    )
+    call.ledger.freeze_fields([*na, *nb], f"{call.ledger.op} contracts {what} over it", "law")
+
+
+def _needs_partner(call: Call, f: Field, others: Sequence[Field]) -> None:
+    """Atoms of `f` that nothing named meets on the other side are frozen."""
+    if not f.neural:
+        return
+    met = np.zeros((), bool)
+    for g in others:
+        met = met | (g.array > 0)
+    ids, met = np.broadcast_arrays(f.array, met)
+    reason = f"{call.ledger.op} sums over it against an axis that holds no neurons"
+    call.ledger.freeze(ids[~met], reason, "law")
+
+
+def _after(fields: Sequence[Field], gone: Sequence[Field], order: list[int]) -> tuple[Field, ...]:
+    """Surviving fields in the output's order; what was summed leaves an opaque trace."""
+    result: list[Field] = []
+    for f in fields:
+        rest = [i for i in range(f.ids.ndim) if i not in order]
+        shape = [f.ids.shape[i] for i in order]
+        add_field(result, Field(f.ids.permute([*order, *rest]).reshape(shape)))
+    for f in gone:
+        for g in opaque([f.ids.shape[i] for i in order]):
+            add_field(result, g)
+    return tuple(result)
+
+
+def _plus(call: Call, names: Names, bias: Names) -> Names:
+    """A bias is added position by position."""
+    ndim = call.out.ndim
+    right = tuple(align(f, ndim) for f in bias.fields)
+    pairs = meet(call.ledger, names.fields, right)
+    return Names(merge(call.ledger, names.fields, right, pairs, "sum"), names.data or bias.data)
+
+
+@rule("mm")
+def mm(call: Call) -> Names:
+    """Matrix product."""
+    return contract(call, call.names(0), call.names(1), "ik,kj->ij")
+
+
+@rule("addmm")
+def addmm(call: Call) -> Names:
+    """Matrix product plus bias (beta and alpha are plain numbers)."""
+    return _plus(call, contract(call, call.names(1), call.names(2), "ik,kj->ij"), call.names(0))
+
+
+@rule("bmm")
+def bmm(call: Call) -> Names:
+    """Batched matrix product."""
+    return contract(call, call.names(0), call.names(1), "bik,bkj->bij")
+
+
+@rule("baddbmm")
+def baddbmm(call: Call) -> Names:
+    """Batched matrix product plus bias."""
+    return _plus(call, contract(call, call.names(1), call.names(2), "bik,bkj->bij"), call.names(0))
+
+
+@rule("mv")
+def mv(call: Call) -> Names:
+    """Matrix times vector."""
+    return contract(call, call.names(0), call.names(1), "ik,k->i")
+
+
+@rule("dot", "vdot")
+def dot(call: Call) -> Names:
+    """Inner product."""
+    return contract(call, call.names(0), call.names(1), "k,k->")

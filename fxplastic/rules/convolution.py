@@ -1,0 +1,105 @@
+"""Convolution, grouped, depthwise and transposed, in any number of spatial dimensions.
+
+Over channels it is a contraction inside each group; over space it mixes positions. With several
+groups, one index of the weight's group-local axis stands for another neuron in every group, so
+that axis is told apart by rows (`Ledger.split_site`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from fxplastic.identity import Field, Names, add_field, canonical, opaque
+from fxplastic.rules.base import Call, across, rule
+from fxplastic.rules.contraction import _plus, contract
+
+
+@rule("convolution", "_convolution", "convolution_overrideable")
+def convolution(call: Call) -> Names:
+    """``out[n, o, *] = sum_c weight[o, c, *] x[n, c, *]`` in each group.
+
+    Denies: neurons along space or along the kernel; a grouped weight that is not a parameter as
+    it stands, as its group-local axis cannot be told apart then.
+    """
+    x, weight = call.names(0), call.names(1)
+    transposed, groups = bool(call.args[6]), int(call.args[8])
+    space = range(2, call.args[0].ndim)
+    x_fields = _flat(across(call, x, space, reason=f"{call.ledger.op} slides along it"))
+    w_fields = across(call, weight, space, reason="it is a kernel axis of a convolution")
+    w_fields = _flat(w_fields)
+    if groups > 1:
+        w_fields = _grouped_weight(call, w_fields, groups, transposed=transposed)
+        x_fields = [_split_axis(f, 1, groups) for f in x_fields]
+    a, b = replace(x, fields=tuple(x_fields)), replace(weight, fields=tuple(w_fields))
+    names = contract(call, a, b, _equation(grouped=groups > 1, transposed=transposed))
+    result: list[Field] = []
+    for f in names.fields:
+        ids = f.ids if groups == 1 else _join_axes(f.ids, call.out.shape[1], groups)
+        add_field(result, Field(ids.reshape(*ids.shape, *[1] * len(space))))
+    for g in opaque(call.out.shape, space):
+        add_field(result, g)
+    names = replace(names, fields=tuple(result))
+    if call.args[2] is None:
+        return names
+    bias = call.names(2)
+    shape = (1, -1, *[1] * len(space))
+    bias = replace(bias, fields=tuple(f.with_ids(f.ids.reshape(shape)) for f in bias.fields))
+    return _plus(call, names, bias)
+
+
+def _equation(*, grouped: bool, transposed: bool) -> str:
+    if grouped:
+        return "ngc,gco->ngo" if transposed else "ngc,goc->ngo"
+    return "nc,co->no" if transposed else "nc,oc->no"
+
+
+def _flat(fields: Sequence[Field]) -> list[Field]:
+    """Fields over the first two axes only (the others have size 1 by now)."""
+    kept = [f for f in fields if all(n == 1 for n in f.ids.shape[2:])]
+    return [f.with_ids(f.ids.reshape(f.ids.shape[:2])) for f in kept]
+
+
+def _split_axis(f: Field, axis: int, groups: int) -> Field:
+    """``[..., g * c, ...] -> [..., g, c, ...]``; a field that does not vary there stays 1 x 1."""
+    shape = list(f.ids.shape)
+    inner = [groups, shape[axis] // groups] if shape[axis] > 1 else [1, 1]
+    return f.with_ids(canonical(f.ids.reshape(*shape[:axis], *inner, *shape[axis + 1 :])))
+
+
+def _join_axes(ids: torch.Tensor, channels: int, groups: int) -> torch.Tensor:
+    """``[n, g, o] -> [n, g * o]``."""
+    if ids.shape[1] == 1 and ids.shape[2] == 1:
+        return ids.reshape(ids.shape[0], 1)
+    full = ids.expand(ids.shape[0], groups, channels // groups)
+    return canonical(full.reshape(ids.shape[0], channels))
+
+
+def _grouped_weight(
+    call: Call, fields: Sequence[Field], groups: int, *, transposed: bool
+) -> list[Field]:
+    """Weight fields over (group, first-axis rest, local axis)."""
+    result = []
+    for f in fields:
+        if f.axes == (1,):
+            result.append(_told_apart(call, f, groups))
+        else:
+            result.append(_split_axis(f, 0, groups))
+    return result
+
+
+def _told_apart(call: Call, f: Field, groups: int) -> Field:
+    ledger = call.ledger
+    flat = f.ids.reshape(-1)
+    for site in f.carriers or ():
+        atoms = ledger.atoms(site)
+        if len(f.carriers or ()) == 1 and torch.equal(atoms, flat):
+            split = ledger.split_site(site, groups)
+            ids = ledger.atoms(split).reshape(groups, 1, -1)
+            return Field(ids, frozenset({split}))
+    ledger.release(f.carriers)
+    reason = "a grouped convolution uses a weight that is computed from the parameter"
+    ledger.freeze_fields([f], reason, "law")
+    return f.with_ids(f.ids.reshape(1, 1, -1))

@@ -1,0 +1,308 @@
+"""Data movement: executed on the names, not modelled.
+
+Whatever an op does to values it does to their names, so there is no rule to get wrong. All that
+is written down here is along which axes an op moves data, so that the other axes need not be
+spelled out (`None`: all of them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fxplastic.identity import Field, Names, add_field, canonical, determines, opaque
+from fxplastic.rules.base import Call, flat_tensors, rule
+from fxplastic.rules.combine import meet, merge
+
+
+def _moved(call: Call, execute: Callable[[Tensor], Any]) -> tuple[Names, ...]:
+    """Run `execute` on every field; an op with several outputs gives several names."""
+    x = call.names(0)
+    outs: list[list[Field]] = [[] for _ in call.outs]
+    for f in x.fields:
+        results = list(flat_tensors([execute(f.ids)]))
+        for fields, ids in zip(outs, results, strict=True):
+            lone = canonical(ids)
+            if f.axes and lone.numel() == 1 and int(lone) > 0:
+                reason = f"{call.ledger.op} takes this neuron out alone"
+                call.ledger.freeze(lone.numpy(), reason, "law")
+            add_field(fields, f.with_ids(lone))
+    known: list[Tensor | None] = [None] * len(outs)
+    if x.known is not None:
+        known = list(flat_tensors([call.func(x.known, *call.args[1:], **call.kwargs)]))
+    return tuple(Names(tuple(f), x.data, k) for f, k in zip(outs, known, strict=True))
+
+
+def _spelled(ids: Tensor, shape: Sequence[int], dims: Sequence[int] | None) -> Tensor:
+    """Expand the axes along which the op moves data."""
+    chosen = range(len(shape)) if dims is None else [d % len(shape) for d in dims]
+    return ids.expand([shape[a] if a in chosen else n for a, n in enumerate(ids.shape)])
+
+
+@rule("view", "_unsafe_view", "_reshape_alias", "reshape", "_reshape_copy", "flatten")
+def view(call: Call) -> tuple[Names, ...]:
+    """A new shape over the same order of elements (`view(dtype)` has no rule)."""
+    if not isinstance(call.args[1], list | tuple):
+        return refused(call)
+    old, new = tuple(call.args[0].shape), tuple(call.out.shape)
+    return _moved(call, lambda ids: reshape_ids(ids, old, new))
+
+
+def reshape_ids(ids: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
+    """Reshape, spelling out only the runs of axes within which the ids vary."""
+    spelled, target = list(ids.shape), [1] * len(new)
+    for before, after in _runs(old, new):
+        if any(ids.shape[a] > 1 for a in before):
+            for a in before:
+                spelled[a] = old[a]
+            for b in after:
+                target[b] = new[b]
+    return ids.expand(spelled).reshape(target)
+
+
+def _runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Smallest runs of axes with equal products, pairwise."""
+    runs: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        before: list[int] = []
+        after: list[int] = []
+        p = q = 1
+        while True:
+            if p <= q and i < len(old) and (p < q or not before):
+                p *= old[i]
+                before.append(i)
+                i += 1
+            elif j < len(new) and (q < p or not after):
+                q *= new[j]
+                after.append(j)
+                j += 1
+            else:
+                break
+        runs.append((before, after))
+    return runs
+
+
+# op -> which axes it moves data along, given its arguments and the number of axes
+_Axes = Callable[[Call, int], Sequence[int] | None]
+_DIM_1: _Axes = lambda call, n: (int(call.arg(1, "dim", 0)),)  # noqa: E731
+_SECOND: _Axes = lambda call, n: (int(call.arg(2, "dim", 0)),)  # noqa: E731
+_NOWHERE: _Axes = lambda call, n: ()  # noqa: E731
+_MOVES: dict[str, _Axes] = {
+    "permute": _NOWHERE,
+    "transpose": _NOWHERE,
+    "t": _NOWHERE,
+    "unsqueeze": _NOWHERE,
+    "slice": _DIM_1,
+    "select": _DIM_1,
+    "unbind": _DIM_1,
+    "unfold": _DIM_1,
+    "split": _SECOND,
+    "split_with_sizes": _SECOND,
+    "unsafe_split": _SECOND,
+    "unsafe_split_with_sizes": _SECOND,
+    "unsafe_chunk": _SECOND,
+    "chunk": _SECOND,
+    "flip": lambda call, n: call.dims(call.args[1], n),
+    "roll": lambda call, n: call.dims(call.arg(2, "dims"), n),
+    "diagonal": lambda call, n: (int(call.arg(2, "dim1", 0)), int(call.arg(3, "dim2", 1))),
+    "constant_pad_nd": lambda call, n: range(n - len(call.args[1]) // 2, n),
+    "pixel_shuffle": lambda call, n: (-3, -2, -1),
+    "pixel_unshuffle": lambda call, n: (-3, -2, -1),
+    "channel_shuffle": lambda call, n: (1,),
+    "native_channel_shuffle": lambda call, n: (1,),
+}
+
+
+@rule(*_MOVES)
+def move(call: Call) -> tuple[Names, ...]:
+    """Run the op itself on the names; padding has no name."""
+    name, shape = call.func.overloadpacket.__name__, call.args[0].shape
+    dims = _MOVES[name](call, len(shape))
+    if name == "roll" and not call.arg(2, "dims"):
+        dims = None
+    rest = call.args[1:]
+    if name == "constant_pad_nd":
+        return _padded(call, dims or ())
+    return _moved(call, lambda ids: call.func(_spelled(ids, shape, dims), *rest, **call.kwargs))
+
+
+def _padded(call: Call, dims: Sequence[int]) -> tuple[Names, ...]:
+    """Positions of the border have no name; a mask along each padded axis tells them apart."""
+    shape, pads = call.args[0].shape, call.args[1]
+    touched = [d for i, d in enumerate(reversed(dims)) if any(pads[2 * i : 2 * i + 2])]
+    used = [n for i, d in enumerate(reversed(dims)) for n in _if(d in touched, pads[2 * i :][:2])]
+
+    def pad(ids: Tensor) -> Tensor:
+        return torch.constant_pad_nd(_spelled(ids, shape, touched), used, 0)
+
+    (names,) = _moved(call, pad)
+    fields = list(names.fields)
+    for d in touched:
+        ids = torch.full([1] * len(shape), -1, dtype=torch.int32)
+        border = canonical(torch.constant_pad_nd(_spelled(ids, shape, [d]), used, 0))
+        for a in touched:
+            border = border if a == d else border.narrow(a, border.shape[a] // 2, 1)
+        add_field(fields, Field(border))
+    names = Names(tuple(fields), names.data)
+    return _affine_pad(call, (names,)) if call.arg(2, "value", 0) else (names,)
+
+
+def _if(condition: bool, pair: Sequence[int]) -> Sequence[int]:
+    return pair if condition else (0, 0)
+
+
+def _affine_pad(call: Call, names: tuple[Names, ...]) -> tuple[Names, ...]:
+    """A border that is not zero is no multiple of the parameter."""
+    for n in names:
+        call.ledger.release_all(n.fields)
+    return tuple(Names(tuple(Field(f.ids) for f in n.fields), n.data) for n in names)
+
+
+@rule("squeeze")
+def squeeze(call: Call) -> tuple[Names, ...]:
+    """Drop axes of size 1 (of the tensor, not of the ids)."""
+    shape, dims = call.args[0].shape, call.arg(1, "dim")
+    chosen = call.dims(dims, len(shape)) if dims is not None else range(len(shape))
+    gone = {a for a in chosen if shape[a] == 1}
+    keep = [a for a in range(len(shape)) if a not in gone]
+    return _moved(call, lambda ids: ids.reshape([ids.shape[a] for a in keep]))
+
+
+@rule("expand")
+def expand(call: Call) -> tuple[Names, ...]:
+    """New positions along an axis hold the same value: no name varies there."""
+    extra = call.out.ndim - call.args[0].ndim
+    return _moved(call, lambda ids: ids[(None,) * extra])
+
+
+@rule("repeat")
+def repeat(call: Call) -> tuple[Names, ...]:
+    """Tiles; an axis along which nothing varies stays as it is."""
+    times = list(call.args[1])
+    extra = len(times) - call.args[0].ndim
+
+    def tile(ids: Tensor) -> Tensor:
+        wide = ids[(None,) * extra]
+        return wide.repeat([r if n > 1 else 1 for r, n in zip(times, wide.shape, strict=True)])
+
+    return _moved(call, tile)
+
+
+@rule("tril", "triu")
+def triangle(call: Call) -> Names:
+    """A product with a mask that tells the last two axes apart."""
+    x = call.names(0)
+    mask = opaque(call.out.shape, (call.out.ndim - 2, call.out.ndim - 1))
+    pairs = meet(call.ledger, x.fields, mask)
+    return Names(merge(call.ledger, x.fields, mask, pairs, "product"), x.data)
+
+
+@rule("cat", "stack")
+def cat(call: Call) -> Names:
+    """Operands end to end. Along the other axes they meet: the same position is one neuron."""
+    tensors = list(call.args[0])
+    dim, names = int(call.arg(1, "dim", 0)), [call.lookup(t) for t in tensors]
+    if call.func.overloadpacket.__name__ == "stack":
+        dim %= call.out.ndim
+        names = [_unsqueezed(n, dim) for n in names]
+        lengths = [1] * len(names)
+    else:
+        keep = [i for i, t in enumerate(tensors) if t.ndim == call.out.ndim]
+        names, tensors = [names[i] for i in keep], [tensors[i] for i in keep]
+        dim %= call.out.ndim
+        lengths = [t.shape[dim] for t in tensors]
+    _meet_across(call, names, dim)
+    fields: list[Field] = []
+    for neural in (True, False):
+        columns = [[f for f in n.fields if f.neural == neural] for n in names]
+        for column in _aligned(columns, dim):
+            add_field(fields, _joined(call, column, lengths, dim))
+    add_field(fields, _operand_index(call.out.shape, lengths, dim))
+    return Names(tuple(fields), any(n.data for n in names))
+
+
+def _unsqueezed(names: Names, dim: int) -> Names:
+    return Names(tuple(f.with_ids(f.ids.unsqueeze(dim)) for f in names.fields), names.data)
+
+
+def _meet_across(call: Call, names: Sequence[Names], dim: int) -> None:
+    """Fields that do not vary along `dim` have to agree in all operands."""
+    still = [[f for f in n.fields if dim not in f.axes] for n in names]
+    for a, b in pairwise(still):
+        meet(call.ledger, a, b)
+
+
+def _aligned(columns: Sequence[Sequence[Field]], dim: int) -> list[list[Field | None]]:
+    """One field of each operand at a time: those on the same axes go together."""
+    pools = [list(c) for c in columns]
+    rows: list[list[Field | None]] = []
+    while any(pools):
+        lead = next(p for p in pools if p)[0]
+        key = (dim in lead.axes, tuple(a for a in lead.axes if a != dim))
+        row: list[Field | None] = []
+        for pool in pools:
+            match = next(
+                (f for f in pool if (dim in f.axes, tuple(a for a in f.axes if a != dim)) == key),
+                None,
+            )
+            row.append(match)
+            if match is not None:
+                pool.remove(match)
+        rows.append(row)
+    return rows
+
+
+def _joined(call: Call, column: Sequence[Field | None], lengths: Sequence[int], dim: int) -> Field:
+    """One field over the joined axis; an operand without one has no name there."""
+    present = [f for f in column if f is not None]
+    carriers = _common(call, column)
+    first = present[0]
+    shared = dim not in first.axes and len(present) == len(column)
+    if shared and all(determines(first.array, f.array) for f in present):
+        return Field(first.ids, carriers)
+    ndim = first.ids.ndim
+    sizes = [max(f.ids.shape[a] for f in present) for a in range(ndim)]
+    parts = []
+    for f, n in zip(column, lengths, strict=True):
+        shape = [n if a == dim else sizes[a] for a in range(ndim)]
+        parts.append(
+            (torch.zeros([1] * ndim, dtype=torch.int32) if f is None else f.ids).expand(shape)
+        )
+    return Field(canonical(torch.cat(parts, dim)), carriers)
+
+
+def _common(call: Call, column: Sequence[Field | None]) -> frozenset[int] | None:
+    """The whole is linear only where every part is."""
+    carriers = [f.carriers for f in column if f is not None]
+    if all(c is not None for c in carriers):
+        return frozenset().union(*(c for c in carriers if c is not None))
+    for c in carriers:
+        call.ledger.release(c)
+    return None
+
+
+def _operand_index(shape: Sequence[int], lengths: Sequence[int], dim: int) -> Field:
+    """Which operand a position comes from: two constants side by side are not one constant."""
+    index = torch.arange(1, len(lengths) + 1).repeat_interleave(torch.tensor(lengths))
+    size = [-1 if a == dim else 1 for a in range(len(shape))]
+    return Field(canonical(-index.to(torch.int32).reshape(size)))
+
+
+def refused(call: Call) -> tuple[Names, ...]:
+    """No rule: every neuron that touches the op is frozen, what comes out is opaque."""
+    ledger = call.ledger
+    sources = [call.lookup(t) for t in call.tensors()]
+    reason = (
+        f"there is no rule for {ledger.op}: rewrite the line with ops that have one, or add a rule "
+        "(CONTRIBUTING.md)"
+    )
+    for names in sources:
+        ledger.release_all(names.fields)
+        ledger.freeze_fields(names.fields, reason, "unknown")
+    data = any(n.data for n in sources)
+    return tuple(Names(opaque(o.shape), data) for o in call.outs)

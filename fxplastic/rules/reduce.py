@@ -1,0 +1,114 @@
+"""Ops that mix all positions along some axes: reductions, softmax, scans, sorts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fxplastic.identity import Field, Names, add_field, opaque
+from fxplastic.rules.base import Call, across, rule
+
+# op -> (position of its dim argument, position of keepdim or None)
+_REDUCTIONS = {
+    "mean": (1, 2), "sum": (1, 2), "amax": (1, 2), "amin": (1, 2), "std": (1, None),
+    "var": (1, None), "var_mean": (1, None), "std_mean": (1, None), "prod": (1, 2),
+    "any": (1, 2), "all": (1, 2), "max": (1, 2), "min": (1, 2), "argmax": (1, 2),
+    "argmin": (1, 2), "logsumexp": (1, 2), "linalg_vector_norm": (2, 3), "norm": (2, 3),
+    "nansum": (1, 2), "count_nonzero": (1, None), "median": (1, 2), "mode": (1, 2),
+}  # fmt: skip
+
+
+def _keeps_dim(call: Call) -> bool:
+    return len(call.outs) > 0 and call.out.ndim == call.args[0].ndim
+
+
+def _dim_argument(call: Call, position: int) -> int | Sequence[int] | None:
+    """`dim`, wherever the overload has it; ``None`` means every axis."""
+    value = call.arg(position, "dim")
+    is_dims = isinstance(value, int | list | tuple) and not isinstance(value, bool)
+    return value if is_dims else None
+
+
+@rule(*_REDUCTIONS)
+def reduction(call: Call) -> tuple[Names, ...]:
+    """Positions along `dim` become one.
+
+    A sum over a value that is linear in a parameter along the axis is a contraction with that
+    parameter; every other reduction over neurons is refused, as copies would count twice.
+    """
+    x, ndim = call.names(0), call.args[0].ndim
+    name = call.func.overloadpacket.__name__
+    dims = call.dims(_dim_argument(call, _REDUCTIONS[name][0]), ndim)
+    reason = f"{call.ledger.op} reduces over it: copies would count twice"
+    fields = list(x.fields)
+    if name == "sum":
+        fields = _summed_out(call, fields, dims)
+    kept = across(call, Names(tuple(fields), x.data), dims, reason=reason)
+    result: list[Field] = []
+    for f in kept:
+        ids = f.ids
+        if not _keeps_dim(call):
+            ids = ids.reshape([n for a, n in enumerate(ids.shape) if a not in dims])
+        add_field(result, f.with_ids(ids))
+    fields_out = tuple(_drop_carriers(call, result, linear=name in ("sum", "mean")))
+    return (Names(fields_out, x.data),) * len(call.outs)
+
+
+def _summed_out(call: Call, fields: Sequence[Field], dims: Sequence[int]) -> list[Field]:
+    """Take out the neuron fields that a sum consumes."""
+    kept = []
+    for f in fields:
+        inside = bool(f.axes) and set(f.axes).issubset(dims)
+        if inside and f.neural and f.carriers is not None and bool((f.ids > 0).all()):
+            call.ledger.consume(f.carriers)
+        else:
+            kept.append(f)
+    return kept
+
+
+def _drop_carriers(call: Call, fields: Sequence[Field], *, linear: bool) -> list[Field]:
+    """A sum over other axes stays linear along this one; a norm does not."""
+    if linear:
+        return list(fields)
+    call.ledger.release_all(fields)
+    return [Field(f.ids) for f in fields]
+
+
+_SCANS = {
+    "_softmax": 1, "_log_softmax": 1, "_safe_softmax": 1, "cumsum": 1, "cumprod": 1, "sort": 1,
+    "topk": 2, "logcumsumexp": 1, "cummax": 1, "cummin": 1, "kthvalue": 2,
+}  # fmt: skip
+
+
+@rule(*_SCANS)
+def scan(call: Call) -> tuple[Names, ...]:
+    """Each position depends on all along `dim`; the axis stays.
+
+    Denies: neurons along `dim`.
+    """
+    x, ndim = call.names(0), call.args[0].ndim
+    default = -1 if call.func.overloadpacket.__name__ in ("sort", "topk", "kthvalue") else None
+    value = call.arg(_SCANS[call.func.overloadpacket.__name__], "dim", default)
+    dims = call.dims(value if not isinstance(value, bool) else -1, ndim)
+    reason = f"{call.ledger.op} runs over it"
+    return mixed(call, x, dims, reason)
+
+
+def mixed(
+    call: Call, x: Names, dims: Sequence[int], reason: str, kind: str = "law"
+) -> tuple[Names, ...]:
+    """Every output has the axes of `x` that fit, and is opaque along `dims`."""
+    kept = across(call, x, dims, reason=reason, kind=kind)
+    call.ledger.release_all(kept)
+    results = []
+    for out in call.outs:
+        fields: list[Field] = []
+        for f in kept:
+            fits = out.ndim == f.ids.ndim and all(
+                n in (1, m) for n, m in zip(f.ids.shape, out.shape, strict=True)
+            )
+            if fits:
+                add_field(fields, Field(f.ids))
+        for g in opaque(out.shape, dims if out.ndim == call.args[0].ndim else None):
+            add_field(fields, g)
+        results.append(Names(tuple(fields), x.data))
+    return tuple(results)

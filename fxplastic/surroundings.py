@@ -1,0 +1,94 @@
+"""What surrounds a trace: which modules stay whole, names of tensors, tidying, error text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
+
+from fxplastic import guards
+from fxplastic.meta import plain_attributes
+from fxplastic.sources import raised_at
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+@dataclass
+class Constants:
+    """Tensors that stand in the graphs without being attributes of the model."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    _names: dict[int, str] = field(default_factory=dict)
+
+    def name(self, tensor: Tensor, root: nn.Module) -> str:
+        """A name for `tensor`, the same one each time, that `root` does not have."""
+        if id(tensor) not in self._names:
+            number = len(self.tensors)
+            while hasattr(root, f"_tensor_constant{number}"):
+                number += 1
+            self._names[id(tensor)] = f"_tensor_constant{number}"
+            self.tensors[f"_tensor_constant{number}"] = tensor
+        return self._names[id(tensor)]
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether `module` stays one call in the graph.
+
+    So do the modules of `torch.nn` (containers aside), scripted ones, and those with hooks, which
+    would not fire if their module were opened.
+    """
+    kind = type(module)
+    if parametrize.is_parametrized(module):
+        kind = kind.__mro__[1]
+    if isinstance(module, torch.jit.ScriptModule):
+        return True
+    if f"{kind.__module__}.".startswith("torch.nn.") and not isinstance(module, _CONTAINERS):
+        return True
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def tensor_names(model: nn.Module) -> dict[int, str]:
+    """First name of every parameter, buffer and plain tensor attribute, by `id`."""
+    names = {id(t): n for n, t in model.named_buffers()}
+    names |= {id(t): n for n, t in model.named_parameters()}
+    for path, module in model.named_modules():
+        for name, value in plain_attributes(module):
+            if isinstance(value, Tensor):
+                names.setdefault(id(value), f"{path}.{name}" if path else name)
+    return names
+
+
+def tidy(graph: fx.Graph, caches: set[str]) -> None:
+    """Drop what tracing needed and a run does not.
+
+    These are reads of tensors that nothing uses, and guards on buffers that forward fills anew
+    from sizes: whether such a cache is stale is no matter of the graph, which always fills it.
+    """
+    stale: set[fx.Node] = set()
+    for node in graph.nodes:
+        if (node.op == "get_attr" and node.target in caches) or (
+            stale.intersection(node.all_input_nodes) and node.op == "call_function"
+        ):
+            stale.add(node)
+    for node in reversed(list(graph.nodes)):
+        guard = node.target is guards.expect and node in stale
+        if guard or (node.op == "get_attr" and not node.users):
+            graph.erase_node(node)
+    graph._tracer_cls = None
+
+
+def explain(error: Exception, training: bool) -> str:
+    """Where and in which mode the model's code failed, and what helps in well-known cases."""
+    advice = ""
+    if "Expected more than 1 value per channel" in str(error):
+        advice = "; pass example inputs with a batch of at least 2"
+    where = raised_at(error) or "outside the model's own code"
+    mode = "training" if training else "eval"
+    return f"{where}, in {mode} mode: {type(error).__name__}: {error}{advice}"

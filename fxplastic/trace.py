@@ -1,0 +1,137 @@
+"""From a module to graphs: symbolic tracing with proxies that know their values.
+
+One graph per training flag, as branches (auxiliary heads, dropout) differ between the two. Leaf
+modules are those of `torch.nn`; every other module is opened, so that its parameters are seen
+where they are used. Built on `torch.fx` (Reed et al., 2022).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from fxplastic.errors import TraceError
+from fxplastic.inputs import Bound, bind
+from fxplastic.meta import on_meta, real_device
+from fxplastic.patches import forget_proxies
+from fxplastic.surroundings import Constants
+from fxplastic.tracer import ValueTracer
+
+__all__ = ["Traced", "on_meta", "trace"]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What tracing made of a model.
+
+    Attributes:
+        graphs: the graph of each training flag. Nodes carry ``meta["source"]``, the user's
+            ``"file:line in function"``.
+        constants: tensors that the model's code made or held outside its attributes, by the name
+            that `get_attr` nodes use.
+        args: positional example inputs, tensors on meta.
+        kwargs: keyword example inputs, tensors on meta.
+        inputs: one value per placeholder, by its target; the default where none was given.
+        watched: per training flag, the modules whose own flag their code has read.
+    """
+
+    graphs: Mapping[bool, fx.Graph]
+    constants: Mapping[str, Tensor]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    watched: Mapping[bool, tuple[str, ...]] = field(default_factory=dict)
+
+
+def _refuse_wrapped(model: nn.Module) -> None:
+    kind = type(model).__name__
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        raise TraceError(f"the model is wrapped in {kind}; pass model.module and wrap afterwards")
+    if "_orig_mod" in model.__dict__.get("_modules", {}):
+        raise TraceError("the model is compiled; pass model._orig_mod and compile afterwards")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError(f"{kind} is scripted: its code cannot be traced; pass the Python module")
+
+
+def _draws() -> tuple[Any, Any, Any]:
+    generator: Any = np.random.get_state()
+    return random.getstate(), (generator[1].tolist(), *generator[2:]), torch.get_rng_state()
+
+
+@contextmanager
+def _no_hidden_draws() -> Iterator[None]:
+    """Stop if a random number was drawn that the graph would hold as a constant."""
+    python, numpy, before = random.getstate(), np.random.get_state(), _draws()
+    yield
+    after = _draws()
+    sources = ("Python's random module", "numpy.random", "torch's default generator")
+    same = (before[0] == after[0], before[1] == after[1], bool(torch.equal(before[2], after[2])))
+    if all(same):
+        return
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(before[2])
+    raise TraceError(
+        f"forward draws from {sources[same.index(False)]} in a way that tracing would fix for all "
+        "calls; draw with torch.rand(...) inside forward instead"
+    )
+
+
+@contextmanager
+def _no_cached_proxies() -> Iterator[list[ValueTracer]]:
+    tracers: list[ValueTracer] = []
+    try:
+        yield tracers
+    finally:
+        if any(tracer.leaks() for tracer in tracers):
+            forget_proxies()
+
+
+def _device(model: nn.Module, bound: Bound, original: tuple[Any, ...]) -> torch.device:
+    found = real_device(model)
+    if found is not None:
+        return found
+    tensors = (v for v in (*original, *bound.kwargs.values()) if isinstance(v, Tensor))
+    return next((t.device for t in tensors), torch.device("cpu"))
+
+
+def trace(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> Traced:
+    """Trace `model` in training and in eval mode; nothing of it is changed.
+
+    Args:
+        model: any module whose forward is Python code.
+        args: positional example inputs; only shapes, dtypes and non-tensors are used.
+        kwargs: keyword example inputs.
+
+    Raises:
+        TraceError: the model's code cannot be traced, or fails on the example inputs.
+
+    >>> traced = trace(nn.Linear(2, 3), (torch.zeros(4, 2),))
+    >>> [node.op for node in traced.graphs[False].nodes if node.op != "get_attr"]
+    ['placeholder', 'call_function', 'call_function', 'output']
+    """
+    _refuse_wrapped(model)
+    bound = bind(model, args, dict(kwargs or {}))
+    device = _device(model, bound, (*args, *(kwargs or {}).values()))
+    constants = Constants()
+    graphs: dict[bool, fx.Graph] = {}
+    watched: dict[bool, tuple[str, ...]] = {}
+    for training in (True, False):
+        with _no_hidden_draws(), _no_cached_proxies() as tracers, on_meta(model, training) as twins:
+            tracer = ValueTracer(bound, twins, device, constants)
+            tracers.append(tracer)
+            graphs[training] = tracer.run(model)
+            watched[training] = tracer.flags_read()
+    inputs = {i.name: i.value for i in bound.inputs}
+    used = {n.target for g in graphs.values() for n in g.nodes if n.op == "get_attr"}
+    kept = {name: tensor for name, tensor in constants.tensors.items() if name in used}
+    return Traced(graphs, kept, bound.args, bound.kwargs, inputs, watched)

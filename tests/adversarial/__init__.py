@@ -1,0 +1,14 @@
+"""Small modules that a pass which guesses gets wrong, each with the verdict it must reach."""
+
+from tests.adversarial import attention, control, layers, movement, roles
+from tests.adversarial.case import Case
+
+CASES: tuple[Case, ...] = (
+    *roles.CASES,
+    *movement.CASES,
+    *layers.CASES,
+    *attention.CASES,
+    *control.CASES,
+)
+
+__all__ = ["CASES", "Case"]

@@ -1,0 +1,32 @@
+"""Settings for every test: one thread, and how many architectures hypothesis draws.
+
+`HYPOTHESIS_PROFILE=nightly` draws ten times as many, from a fresh seed each time.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)  # many small operators: threads cost more than they give
+
+_slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+settings.register_profile(
+    "ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=_slow
+)
+settings.register_profile("dev", settings.get_profile("ci"), print_blob=True)
+settings.register_profile(
+    "nightly", settings.get_profile("dev"), max_examples=1000, derandomize=False
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items):
+    """Tests known to fail stay visible, as expected failures, until they are mended."""
+    known = set((Path(__file__).parent / "known_failures.txt").read_text().splitlines())
+    for item in items:
+        if item.nodeid in known:
+            reason = "known failure: the verdict is not what the catalogue expects"
+            item.add_marker(pytest.mark.xfail(reason=reason, strict=False))

@@ -1,0 +1,168 @@
+"""Gradient scores, against the definition written out."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxplastic.errors import ScoreError
+from fxplastic.plan import Plan
+from fxplastic.rewrite import rewrite_
+from fxplastic.scores import GradientScores, class_weights
+from tests.hand_made import MODELS, Branches, ConvNet, HandMade, Tied, build, images
+
+
+def backward(model: nn.Module, x: Tensor) -> None:
+    model.zero_grad()
+    (model(x) ** 2).sum().backward()
+
+
+def expected(model: HandMade) -> dict[str, list[float]]:
+    """Sum of |g| over producer parameters, neuron by neuron and tensor by tensor."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    result = {}
+    for name, group in model.groups.items():
+        scores = []
+        for neuron in range(group.size):
+            total, seen = 0.0, set()
+            for site in group.producers:
+                if site.parameter not in named or id(named[site.parameter]) in seen:
+                    continue
+                seen.add(id(named[site.parameter]))
+                grad = named[site.parameter].grad
+                if site.rows is not None:
+                    grad = grad[site.rows[neuron]]
+                total += float(grad.index_select(site.axis, site.positions[neuron]).abs().sum())
+            scores.append(total)
+        result[name] = scores
+    return result
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_scores_sum_gradient_magnitude_over_batches_and_producer_parameters(
+    kind: type[HandMade],
+) -> None:
+    model = build(kind)
+    scores = GradientScores(model)
+    totals = {name: torch.zeros(g.size, dtype=torch.float64) for name, g in model.groups.items()}
+    for seed in range(3):
+        backward(model, images(kind, seed))
+        scores.update()
+        for name, values in expected(model).items():
+            totals[name] += torch.tensor(values, dtype=torch.float64)
+    for name, values in scores.values().items():
+        torch.testing.assert_close(values, totals[name], rtol=1e-12, atol=0)
+        assert (values > 0).sum() > len(values) / 2  # a unit that ReLU silences scores 0
+
+
+def test_scoring_does_not_touch_the_model_and_values_are_copies() -> None:
+    model = build(ConvNet)
+    backward(model, images(ConvNet))
+    before = [p.grad.clone() for p in model.parameters()]
+    scores = GradientScores(model)
+    scores.update()
+    first = scores.values()
+    kept = copy.deepcopy(first)
+    scores.update()
+    assert all(torch.equal(p.grad, b) for p, b in zip(model.parameters(), before, strict=True))
+    for name, values in first.items():
+        assert torch.equal(values, kept[name])
+        torch.testing.assert_close(scores.values()[name], 2 * values, rtol=1e-14, atol=0)
+        assert not values.requires_grad
+
+
+def test_values_without_an_update_raise_and_reset_forgets() -> None:
+    model = build(Branches)
+    scores = GradientScores(model)
+    with pytest.raises(ScoreError, match=r"call update\(\) after backward\(\)"):
+        scores.values()
+    backward(model, images(Branches))
+    scores.update()
+    once = scores.values()["left.weight:0"]
+    scores.reset()
+    with pytest.raises(ScoreError):
+        scores.values()
+    scores.update()
+    assert torch.equal(scores.values()["left.weight:0"], once)
+
+
+def test_parameters_without_a_gradient_add_nothing() -> None:
+    model = build(Branches)
+    model.left.requires_grad_(False)
+    backward(model, images(Branches))
+    scores = GradientScores(model)
+    scores.update()
+    assert scores.values()["left.weight:0"].tolist() == [0.0] * 6
+    assert scores.values()["right.weight:0"].max() > 0
+
+
+def test_low_precision_gradients_are_accumulated_in_float32() -> None:
+    model = build(Branches).half()
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 60000.0)
+    scores = GradientScores(model)
+    scores.update()
+    scores.update()
+    values = scores.values()["left.weight:0"]
+    assert values.dtype == torch.float32
+    assert values.tolist() == [2 * 5 * float(torch.tensor(60000.0).half())] * 6
+
+
+def test_scores_stay_valid_through_a_turnover_in_place() -> None:
+    model = build(Tied)
+    scores = GradientScores(model)
+    rewrite_(model, Plan.random(model, turnover=0.5))
+    backward(model, images(Tied))
+    scores.update()
+    name = "first.weight:0"
+    assert scores.values()[name].tolist() == pytest.approx(expected(model)[name], rel=1e-12)
+
+
+def test_sparse_gradients_count_like_dense_ones() -> None:
+    model = build(Branches)
+    backward(model, images(Branches))
+    dense, sparse = GradientScores(model), GradientScores(model)
+    dense.update()
+    for parameter in model.parameters():
+        parameter.grad = parameter.grad.to_sparse()
+    sparse.update()
+    for name, values in dense.values().items():
+        torch.testing.assert_close(sparse.values()[name], values, rtol=1e-14, atol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_update_never_waits_for_the_device() -> None:
+    model = build(ConvNet).cuda()
+    backward(model, images(ConvNet).cuda())
+    scores = GradientScores(model)
+    scores.update()  # indices move to the device once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        scores.update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(v.is_cuda for v in scores.values().values())
+
+
+@pytest.mark.parametrize("scheme", ["inverse", "effective"])
+def test_class_weights_have_mean_one_over_samples(scheme: str) -> None:
+    counts = torch.tensor([500, 50, 5])
+    weights = class_weights(counts, scheme)
+    assert float((weights * counts).sum() / counts.sum()) == pytest.approx(1.0, abs=1e-6)
+    assert weights[2] > weights[1] > weights[0] > 0
+
+
+def test_inverse_weights_give_every_class_the_same_part() -> None:
+    weights = class_weights([99, 1])
+    assert (weights * torch.tensor([99, 1])).tolist() == pytest.approx([50, 50], rel=1e-6)
+
+
+def test_class_weights_refuse_what_has_no_weight() -> None:
+    with pytest.raises(ScoreError, match="class 1 has 0 samples"):
+        class_weights([3, 0])
+    with pytest.raises(ScoreError, match="'inverse' or 'effective'"):
+        class_weights([3, 1], "root")
+    with pytest.raises(ScoreError, match=r"shape \(\)"):
+        class_weights(torch.tensor(3))
