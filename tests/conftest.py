@@ -4,9 +4,7 @@
 """
 
 import os
-from pathlib import Path
 
-import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -21,12 +19,3 @@ settings.register_profile(
     "nightly", settings.get_profile("dev"), max_examples=1000, derandomize=False
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-
-
-def pytest_collection_modifyitems(items):
-    """Tests known to fail stay visible, as expected failures, until they are mended."""
-    known = set((Path(__file__).parent / "known_failures.txt").read_text().splitlines())
-    for item in items:
-        if item.nodeid in known:
-            reason = "known failure: the verdict is not what the catalogue expects"
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
