@@ -8,9 +8,9 @@ weight is touched.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from fxplastic.groups import ChannelGroup, FrozenAxis
 from fxplastic.identity import Field, Names, add_field, opaque, same_names
 from fxplastic.ledger import Ledger, Place
 from fxplastic.partition import partition
-from fxplastic.rules import Call, find
+from fxplastic.rules import UNREAD, Call, find, refused
 from fxplastic.rules.base import flat_tensors
+from fxplastic.rules.combine import meet, merge
 from fxplastic.trace import Traced, on_meta
 
 
@@ -44,6 +45,7 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
         self._names: Any = torch.utils.weak.WeakIdKeyDictionary()
+        self._seeded: set[int] = set()
         self._views: dict[int, list[weakref.ref[Tensor]]] = {}
 
     def __torch_dispatch__(
@@ -56,19 +58,43 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         outs = tuple(flat_tensors([result]))
-        if outs:
-            self.ledger.op = str(func)
-            call = Call(func, args, kwargs, outs, self.ledger, self.names)
-            named = find(func)(call)
-            named = (named,) if isinstance(named, Names) else named
-            for out, names in zip(outs, named, strict=True):
-                self._write(func, args, out, names)
+        self.ledger.op = str(func)
+        call = Call(func, args, kwargs, outs, self.ledger, self.names)
+        if not outs:
+            self._without_result(call)
+            return result
+        rule = find(func)
+        if rule not in UNREAD:
+            self._freeze_lone(call.tensors())
+        named = rule(call)
+        named = (named,) if isinstance(named, Names) else named
+        written = set(map(id, flat_tensors((*args, *kwargs.values()))))
+        for out, names in zip(outs, named, strict=True):
+            self._write(out, names, in_place=func._schema.is_mutable and id(out) in written)
         return result
+
+    def _without_result(self, call: Call) -> None:
+        """An op that gives no tensor may write to those that it is given; assertions do not."""
+        if not call.func.overloadpacket.__name__.startswith("_assert"):
+            refused(call)
+            for tensor in call.tensors():
+                self._write(tensor, Names(opaque(tensor.shape), data=True), in_place=True)
+
+    def _freeze_lone(self, tensors: Iterable[Tensor]) -> None:
+        """A neuron whose name no axis carries any more takes part in what is computed here."""
+        alone = set().union(*(self.names(t).lone for t in tensors))
+        reason = f"{self.ledger.op} uses this neuron alone, beside the others of its axis"
+        self.ledger.freeze(np.array(sorted(alone), np.int32), reason, "law")
 
     def names(self, tensor: Tensor) -> Names:
         """Names of a tensor; one that nothing is known of is opaque."""
         found = self._names.get(tensor)
         return found if found is not None else Names(opaque(tensor.shape))
+
+    def seed(self, tensor: Tensor, names: Names) -> None:
+        """Attach names to a parameter or buffer, which outlives the run."""
+        self._seeded.add(id(tensor))
+        self.give(tensor, names)
 
     def give(self, tensor: Tensor, names: Names) -> None:
         """Attach names to a tensor."""
@@ -76,10 +102,14 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         refs = self._views.setdefault(tensor.untyped_storage()._cdata, [])
         refs.append(weakref.ref(tensor))
 
-    def _write(self, func: OpOverload, args: tuple[Any, ...], out: Tensor, names: Names) -> None:
+    def _write(self, out: Tensor, names: Names, *, in_place: bool) -> None:
         """Attach names to an output; a write into memory that others see must not rename it."""
-        if func._schema.is_mutable and any(out is a for a in flat_tensors(args)):
+        if in_place:
             before = self.names(out)
+            if id(out) in self._seeded:  # what a buffer holds next time is what is written now
+                pairs = meet(self.ledger, before.fields, names.fields)
+                fields = merge(self.ledger, before.fields, names.fields, pairs, "none")
+                names = Names(fields, names.data)
             others = []
             for t in self._sharing(out):
                 if t is not out and _same_geometry(t, out):
@@ -106,7 +136,7 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return names
         for g in opaque(out.shape, lost):
             add_field(kept, g)
-        return Names(tuple(kept), names.data, names.known)
+        return replace(names, fields=tuple(kept))
 
     def _sharing(self, tensor: Tensor) -> list[Tensor]:
         refs = self._views.get(tensor.untyped_storage()._cdata, [])
@@ -183,11 +213,13 @@ class NamesInterpreter(fx.Interpreter):
 
     def output(self, target: Any, args: Any, kwargs: Any) -> Any:
         """What the model returns is fixed, on every axis."""
+        reason = "it is an output of the model: whoever calls it relies on its width"
+        ledger = self.mode.ledger
         for tensor in flat_tensors(_leaves(args)):
-            fields = self.mode.names(tensor).fields
-            self.mode.ledger.release_all(fields)
-            reason = "it is an output of the model: whoever calls it relies on its width"
-            self.mode.ledger.freeze_fields(fields, reason, "edge")
+            names = self.mode.names(tensor)
+            ledger.release_all(names.fields)
+            ledger.freeze_fields(names.fields, reason, "edge")
+            ledger.freeze(np.array(sorted(names.lone), np.int32), reason, "edge")
         return super().output(target, args, kwargs)
 
 
@@ -237,7 +269,7 @@ def _named(
                 names = Names(tuple(seeded[name]))
             else:
                 names = Names(opaque(tensor.shape), known=values.get(name))
-            mode.give(tensor, names)
+            mode.seed(tensor, names)
         yield
 
 

@@ -69,11 +69,14 @@ class Names:
         fields: its identity fields.
         data: whether it depends on a model input (if not, it is made of parameters alone).
         known: the real values, on the CPU, of integer tensors that index others.
+        lone: atoms that were taken out of their axis one at a time (``h[:, :1]``): no axis
+            carries their name any more, so whatever reads the tensor freezes them.
     """
 
     fields: tuple[Field, ...] = ()
     data: bool = False
     known: Tensor | None = None
+    lone: frozenset[int] = frozenset()
 
 
 def opaque_axis(shape: Sequence[int], axis: int) -> Field:
@@ -87,6 +90,29 @@ def opaque(shape: Sequence[int], axes: Iterable[int] | None = None) -> tuple[Fie
     """Opaque fields on `axes` (all by default) of a tensor of `shape`."""
     chosen = range(len(shape)) if axes is None else axes
     return tuple(opaque_axis(shape, a) for a in sorted(set(chosen)) if shape[a] > 1)
+
+
+def classes(ids: Ids, axes: Iterable[int]) -> Ids:
+    """Which positions along `axes` (jointly) have the same ids along all the other axes.
+
+    Returns int32 with the size of `ids` on `axes` and 1 elsewhere; equal numbers, from 0, mean
+    equal slices. It is the coarsest name on `axes` that, with the other axes' own, tells all that
+    `ids` tells; a bare index would tell apart what `ids` does not.
+    """
+    kept = sorted(set(axes))
+    order = [*kept, *(a for a in range(ids.ndim) if a not in kept)]
+    shape = [n if a in kept else 1 for a, n in enumerate(ids.shape)]
+    rows = np.ascontiguousarray(ids.transpose(order)).reshape(int(np.prod(shape)), -1)
+    labels: dict[bytes, int] = {}
+    found = [labels.setdefault(row.tobytes(), len(labels)) for row in rows]
+    return np.array(found, np.int32).reshape(shape)
+
+
+def opaque_classes(ids: Ids, axes: Iterable[int]) -> Iterable[Field]:
+    """For each of `axes`, an opaque field with the classes of `ids` along it."""
+    for axis in sorted(set(axes)):
+        if ids.shape[axis] > 1:
+            yield Field(canonical(torch.from_numpy(-1 - classes(ids, (axis,)))))
 
 
 def canonical(ids: Tensor) -> Tensor:

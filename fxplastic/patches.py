@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch._functorch import utils as functorch
 from torch.overrides import TorchFunctionMode
@@ -248,6 +249,21 @@ def _autocast(hooks: Hooks, stack: ExitStack) -> None:
         stack.enter_context(replaced(cls, name, value))
 
 
+def _checkpoints(stack: ExitStack) -> None:
+    """Trace what `torch.utils.checkpoint.checkpoint(use_reentrant=False)` runs, nothing else.
+
+    Its generator sets up hooks on saved tensors, which proxies are not.
+    """
+
+    def nothing(*args: Any, **kwargs: Any) -> Iterator[None]:  # noqa: ARG001
+        yield
+
+    module = torch.utils.checkpoint
+    for name in vars(module).copy():
+        if name.startswith("_checkpoint_without_reentrant_generator"):
+            stack.enter_context(replaced(module, name, nothing))
+
+
 def _modules(hooks: Hooks, stack: ExitStack) -> None:
     set_attribute, members = nn.Module.__setattr__, nn.Module._named_members
 
@@ -282,6 +298,7 @@ def tracing(hooks: Hooks) -> Iterator[None]:
         _autograd_functions(hooks, stack)
         _scripted_functions(hooks, stack)
         _autocast(hooks, stack)
+        _checkpoints(stack)
         stack.enter_context(torch.enable_grad())
         stack.enter_context(Listening(hooks))
         yield

@@ -14,16 +14,23 @@ from fxplastic.rules import (
     reduce,
     window,
 )
-from fxplastic.rules.base import RULES, Call, Rule
+from fxplastic.rules.base import RULES, UNREAD, Call, Rule
 from fxplastic.rules.pointwise import is_pointwise, pointwise
 
-__all__ = ["RULES", "Call", "Rule", "find", "is_pointwise"]
+__all__ = ["RULES", "UNREAD", "Call", "Rule", "find", "is_pointwise", "refused"]
+
+refused = movement.refused
 
 _FAMILIES = (contraction, convolution, create, index, movement, norm, reduce, window)
 
 
 def find(func: OpOverload) -> Rule:
-    """The rule for an overload: its own, its op's, pointwise, or refusal."""
+    """The rule for an overload: its own, its op's, pointwise, or refusal.
+
+    An op of another library may have an ATen op's name; it has no rule.
+    """
+    if func.namespace != "aten":
+        return movement.refused
     name = func.overloadpacket.__name__
     for key in (f"{name}.{func._overloadname}", name):
         if key in RULES:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from fxplastic.identity import Field, Names, add_field, opaque
+from fxplastic.identity import Field, Names, add_field, opaque_classes
 from fxplastic.ledger import Ledger
 
 
@@ -54,8 +54,21 @@ class Call:
         return self.lookup(self.args[index])
 
     def tensors(self) -> list[Tensor]:
-        """Every tensor among the arguments, lists opened."""
-        return list(flat_tensors((*self.args, *self.kwargs.values())))
+        """Every tensor that the op reads, lists opened: all arguments but `out`."""
+        named = (value for key, value in self.kwargs.items() if key != "out")
+        return list(flat_tensors((*self.args, *named)))
+
+    def freeze_argument(self, value: object, role: str) -> None:
+        """Freeze the neurons in an argument that decides in another way than by being computed on.
+
+        Args:
+            value: an argument of any kind; what is no tensor, or carries no neuron, passes.
+            role: what the op uses it as, such as "an index".
+        """
+        for tensor in flat_tensors([value]):
+            fields = self.lookup(tensor).fields
+            self.ledger.release_all(fields)
+            self.ledger.freeze_fields(fields, f"{self.ledger.op} uses it as {role}", "law")
 
     def dims(self, value: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
         """Axes as non-negative ints; all of them for ``None`` or an empty list."""
@@ -67,16 +80,24 @@ class Call:
 
 Rule = Callable[[Call], Names | tuple[Names, ...]]
 RULES: dict[str, Rule] = {}
+UNREAD: set[Rule] = set()
+"""Rules of ops whose result does not depend on values: they move them, or look at sizes alone."""
 
 
-def rule(*ops: str) -> Callable[[Rule], Rule]:
-    """Register a rule for ATen ops, named ``"add"`` (all overloads) or ``"add.Tensor"``."""
+def rule(*ops: str, reads: bool = True) -> Callable[[Rule], Rule]:
+    """Register a rule for ATen ops, named ``"add"`` (all overloads) or ``"add.Tensor"``.
+
+    With ``reads=False`` the op takes no part in what values become (movement, shapes): a neuron
+    that stands alone passes through it, and is frozen only by the first op that reads it.
+    """
 
     def register(function: Rule) -> Rule:
         for op in ops:
             if op in RULES:
                 raise ValueError(f"two rules for aten.{op}")
             RULES[op] = function
+        if not reads:
+            UNREAD.add(function)
         return function
 
     return register
@@ -98,7 +119,7 @@ def across(
 
     Fields that do not vary along `dims` pass. A neuron that varies along them alone is frozen. One
     that varies along other axes as well is united along `dims`: it becomes the whole line. What
-    remains of any other field is an opaque name on its other axes.
+    remains of any other field is an opaque name on its other axes, which tells lines apart.
     """
     kept: list[Field] = []
     for f in source.fields:
@@ -109,17 +130,18 @@ def across(
             continue
         call.ledger.release(f.carriers)
         if f.neural and outside:
-            first = f.ids
-            for a in inside:
-                first = first.narrow(a, 0, 1)
+            # The largest name of a line is an atom wherever the line has one (padding has none).
+            lead = f.ids.amax(inside, keepdim=True)
             index = torch.arange(int(torch.tensor([f.ids.shape[a] for a in inside]).prod()))
             shape = [n if a in inside else 1 for a, n in enumerate(f.ids.shape)]
             tags = index.reshape(shape).expand(f.ids.shape).numpy().astype("uint64")
-            call.ledger.unite(f.array, first.expand(f.ids.shape).numpy(), tags.ravel())
-            add_field(kept, Field(first))
+            call.ledger.unite(f.array, lead.expand(f.ids.shape).numpy(), tags.ravel())
+            add_field(kept, Field(lead))
+            for g in opaque_classes(f.ids.clamp(max=0).numpy(), outside):
+                add_field(kept, g)
         elif f.neural:
             call.ledger.freeze(f.array, reason, kind)
         else:
-            for g in opaque(f.ids.shape, outside):
+            for g in opaque_classes(f.array, outside):
                 add_field(kept, g)
     return kept

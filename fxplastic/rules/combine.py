@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from fxplastic.identity import Carriers, Field, add_field, determines, same_names
+from fxplastic.identity import Carriers, Field, add_field, classes, determines, same_names
 from fxplastic.ledger import Hashes, Ledger, mix
 
 Law = Literal["product", "quotient", "sum", "none"]
@@ -21,8 +21,8 @@ Pairs = list[tuple[int, int]]
 def co_labels(grid: set[int], others: Iterable[Field]) -> Hashes | None:
     """What else tells the positions of `grid` apart, as one hash per position.
 
-    A field that varies outside the grid as well is replaced by the bare index along the axes that
-    it shares: the finest label there is, so that it can only forbid, never allow.
+    A field that varies outside the grid as well is replaced by its classes on the axes that it
+    shares: two positions may be exchanged only if the field is the same on the whole line.
     """
     labels = []
     for g in others:
@@ -32,9 +32,7 @@ def co_labels(grid: set[int], others: Iterable[Field]) -> Hashes | None:
         if grid.issuperset(g.axes):
             labels.append(g.array)
         else:
-            shape = [n if a in shared else 1 for a, n in enumerate(g.ids.shape)]
-            index = np.arange(int(np.prod(shape)), dtype=np.int32)
-            labels.append(index.reshape(shape))
+            labels.append(classes(g.array, shared))
     return mix(*labels) if labels else None
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fxplastic.identity import Field, Names, add_field, opaque
+from fxplastic.identity import Field, Names, add_field, opaque_classes
 from fxplastic.rules.base import Call, rule
 from fxplastic.rules.combine import meet, merge
 from fxplastic.rules.pointwise import align
@@ -90,20 +90,18 @@ def _needs_partner(call: Call, f: Field, others: Sequence[Field]) -> None:
     for g in others:
         met = met | (g.array > 0)
     ids, met = np.broadcast_arrays(f.array, met)
-    reason = f"{call.ledger.op} sums over it against an axis that holds no neurons"
+    reason = f"{call.ledger.op} sums over it against an axis without neurons (an input, a constant)"
     call.ledger.freeze(ids[~met], reason, "law")
 
 
 def _after(fields: Sequence[Field], gone: Sequence[Field], order: list[int]) -> tuple[Field, ...]:
     """Surviving fields in the output's order; what was summed leaves an opaque trace."""
     result: list[Field] = []
-    for f in fields:
+    traces = [g for f in gone for g in opaque_classes(f.array, order)]
+    for f in (*fields, *traces):
         rest = [i for i in range(f.ids.ndim) if i not in order]
         shape = [f.ids.shape[i] for i in order]
         add_field(result, Field(f.ids.permute([*order, *rest]).reshape(shape)))
-    for f in gone:
-        for g in opaque([f.ids.shape[i] for i in order]):
-            add_field(result, g)
     return tuple(result)
 
 

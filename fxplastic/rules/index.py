@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,12 +10,14 @@ from torch import Tensor
 
 from fxplastic.identity import Field, Names, add_field, canonical, opaque
 from fxplastic.rules.base import Call, rule
+from fxplastic.rules.movement import moved
 
 
 @rule("embedding")
 def embedding(call: Call) -> Names:
     """``weight[index]``: features pass, the vocabulary is chosen by data."""
     table, index = call.names(0), call.names(1)
+    call.freeze_argument(call.args[1], "an index")
     lead = call.out.ndim - 1
     fields: list[Field] = []
     for f in table.fields:
@@ -34,6 +35,7 @@ def embedding(call: Call) -> Names:
 def embedding_bag(call: Call) -> tuple[Names, ...]:
     """Sums, means or maxima of rows: features pass, the vocabulary is chosen by data."""
     table = call.names(0)
+    call.freeze_argument([*call.args[1:], *call.kwargs.values()], "an index or a weight")
     fields: list[Field] = []
     for f in table.fields:
         call.ledger.release(f.carriers)
@@ -47,22 +49,31 @@ def embedding_bag(call: Call) -> tuple[Names, ...]:
     return (Names(tuple(fields), True), *rest)
 
 
-@rule("index", "_unsafe_index")
-def index(call: Call) -> Names:
+@rule("index", "_unsafe_index", reads=False)
+def index(call: Call) -> tuple[Names, ...]:
     """``x[i, j]`` with tensor indices. With known values it is movement.
 
-    Denies: neurons along an axis that is indexed by values which are not known.
+    Denies: neurons along an axis that is indexed by values which are not known, or by the same
+    value twice; neurons in the index itself.
     """
-    x, source = call.names(0), call.args[0]
-    indices = list(call.args[1])
+    return _indexed(call, list(call.args[1]))
+
+
+@rule("index_select", reads=False)
+def index_select(call: Call) -> tuple[Names, ...]:
+    """Rows along `dim`, by known values or not at all."""
+    dim = int(call.args[1]) % call.args[0].ndim
+    return _indexed(call, [*[None] * dim, call.args[2]])
+
+
+def _indexed(call: Call, indices: Sequence[Tensor | None]) -> tuple[Names, ...]:
     known = [None if t is None else call.lookup(t).known for t in indices]
-    if all(k is not None for k, t in zip(known, indices, strict=True) if t is not None):
-        if any(k is not None and np.unique(k.numpy()).size < k.numel() for k in known):
-            _freeze_repeated(call, x, [i for i, k in enumerate(known) if k is not None])
-        moved = [f.with_ids(_take(f, source.shape, known)) for f in x.fields]
-        table = None if x.known is None else x.known[_slots(known)]
-        return Names(_nonempty(moved), x.data, table)
-    return _unknown_index(call, x, indices)
+    if any(k is None for k, t in zip(known, indices, strict=True) if t is not None):
+        return (_unknown_index(call, call.names(0), indices),)
+    if any(k is not None and np.unique(k.numpy()).size < k.numel() for k in known):
+        _freeze_repeated(call, call.names(0), [i for i, k in enumerate(known) if k is not None])
+    shape = call.args[0].shape
+    return moved(call, lambda ids: _take(ids, shape, known), lambda values: values[_slots(known)])
 
 
 def _freeze_repeated(call: Call, x: Names, used: Sequence[int]) -> None:
@@ -77,50 +88,31 @@ def _slots(indices: Sequence[Tensor | None]) -> tuple[Tensor | slice, ...]:
     return tuple(slice(None) if t is None else t for t in indices)
 
 
-def _take(f: Field, shape: Sequence[int], indices: Sequence[Tensor | None]) -> Tensor:
+def _take(ids: Tensor, shape: Sequence[int], indices: Sequence[Tensor | None]) -> Tensor:
     """Index the ids, without spelling out axes along which they do not vary."""
     used = [i for i, t in enumerate(indices) if t is not None]
-    sizes = [shape[a] if a in used else f.ids.shape[a] for a in range(len(shape))]
-    if not any(f.ids.shape[a] > 1 for a in used):
+    if not any(ids.shape[a] > 1 for a in used):
         ones = [None if t is None else torch.zeros([1] * t.ndim, dtype=torch.long) for t in indices]
-        return canonical(f.ids[_slots(ones)])
-    return canonical(f.ids.expand(sizes)[_slots(indices)])
-
-
-def _nonempty(fields: Sequence[Field]) -> tuple[Field, ...]:
-    kept: list[Field] = []
-    for f in fields:
-        add_field(kept, f)
-    return tuple(kept)
+        return ids[_slots(ones)]
+    sizes = [shape[a] if a in used else ids.shape[a] for a in range(len(shape))]
+    return ids.expand(sizes)[_slots(indices)]
 
 
 def _unknown_index(call: Call, x: Names, indices: Sequence[Tensor | None]) -> Names:
     used = [i for i, t in enumerate(indices) if t is not None]
+    call.freeze_argument([t for t in indices if t is not None], "an index")
     reason = f"{call.ledger.op} looks it up by values that are not known"
-    kept: list[Field] = []
+    call.ledger.freeze(np.array(sorted(x.lone), np.int32), reason, "law")
+    fields: list[Field] = []
     for f in x.fields:
         call.ledger.release(f.carriers)
-        if set(f.axes).intersection(used):
+        ids = None if set(f.axes).intersection(used) else _take(f.ids, call.args[0].shape, indices)
+        if ids is None or ids.ndim != call.out.ndim:  # a mask changes the number of axes
             call.ledger.freeze_fields([f], reason, "law")
         else:
-            add_field(kept, Field(_take(f, call.args[0].shape, indices)))
+            add_field(fields, Field(canonical(ids)))
     data = x.data or any(call.lookup(t).data for t in indices if t is not None)
-    passed = [f for f in kept if f.ids.ndim == call.out.ndim]
-    fields = list(passed)
-    free = {a for f in passed if f.neural for a in f.axes}
+    free = {a for f in fields if f.neural for a in f.axes}
     for g in opaque(call.out.shape, [a for a in range(call.out.ndim) if a not in free]):
         add_field(fields, g)
     return Names(tuple(fields), data)
-
-
-@rule("index_select")
-def index_select(call: Call) -> Names:
-    """Rows along `dim`, by known values or not at all."""
-    x, dim = call.names(0), int(call.args[1]) % call.args[0].ndim
-    known = call.lookup(call.args[2]).known
-    slots = [None] * dim + [call.args[2]]
-    if known is None:
-        return _unknown_index(call, x, slots)
-    values = [None] * dim + [known]
-    moved = [f.with_ids(_take(f, call.args[0].shape, values)) for f in x.fields]
-    return replace(x, fields=_nonempty(moved), known=None)

@@ -8,33 +8,50 @@ spelled out (`None`: all of them).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fxplastic.identity import Field, Names, add_field, canonical, determines, opaque
-from fxplastic.rules.base import Call, flat_tensors, rule
+from fxplastic.rules.base import Call, across, flat_tensors, rule
 from fxplastic.rules.combine import meet, merge
+from fxplastic.rules.pointwise import align
 
 
-def _moved(call: Call, execute: Callable[[Tensor], Any]) -> tuple[Names, ...]:
-    """Run `execute` on every field; an op with several outputs gives several names."""
+def moved(
+    call: Call,
+    execute: Callable[[Tensor], Any],
+    on_values: Callable[[Tensor], Any] | None = None,
+) -> tuple[Names, ...]:
+    """Run `execute` on every field; an op with several outputs gives several names.
+
+    An atom that is left with no axis to carry its name is noted as standing alone. `on_values`
+    does the same to values that are known; by default the op itself.
+    """
     x = call.names(0)
     outs: list[list[Field]] = [[] for _ in call.outs]
+    lone = [set(x.lone) for _ in call.outs]
     for f in x.fields:
         results = list(flat_tensors([execute(f.ids)]))
-        for fields, ids in zip(outs, results, strict=True):
-            lone = canonical(ids)
-            if f.axes and lone.numel() == 1 and int(lone) > 0:
-                reason = f"{call.ledger.op} takes this neuron out alone"
-                call.ledger.freeze(lone.numpy(), reason, "law")
-            add_field(fields, f.with_ids(lone))
+        for fields, single, ids in zip(outs, lone, results, strict=True):
+            one = canonical(ids)
+            if f.axes and one.numel() == 1 and int(one) > 0:
+                single.add(int(one))
+            add_field(fields, f.with_ids(one))
     known: list[Tensor | None] = [None] * len(outs)
     if x.known is not None:
-        known = list(flat_tensors([call.func(x.known, *call.args[1:], **call.kwargs)]))
-    return tuple(Names(tuple(f), x.data, k) for f, k in zip(outs, known, strict=True))
+        if on_values is None:
+            known = list(flat_tensors([call.func(x.known, *call.args[1:], **call.kwargs)]))
+        else:
+            known = list(flat_tensors([on_values(x.known)]))
+    return tuple(
+        Names(tuple(fields), x.data, values, frozenset(single))
+        for fields, values, single in zip(outs, known, lone, strict=True)
+    )
 
 
 def _spelled(ids: Tensor, shape: Sequence[int], dims: Sequence[int] | None) -> Tensor:
@@ -43,13 +60,13 @@ def _spelled(ids: Tensor, shape: Sequence[int], dims: Sequence[int] | None) -> T
     return ids.expand([shape[a] if a in chosen else n for a, n in enumerate(ids.shape)])
 
 
-@rule("view", "_unsafe_view", "_reshape_alias", "reshape", "_reshape_copy", "flatten")
+@rule("view", "_unsafe_view", "_reshape_alias", "reshape", "_reshape_copy", "flatten", reads=False)
 def view(call: Call) -> tuple[Names, ...]:
     """A new shape over the same order of elements (`view(dtype)` has no rule)."""
     if not isinstance(call.args[1], list | tuple):
         return refused(call)
     old, new = tuple(call.args[0].shape), tuple(call.out.shape)
-    return _moved(call, lambda ids: reshape_ids(ids, old, new))
+    return moved(call, lambda ids: reshape_ids(ids, old, new))
 
 
 def reshape_ids(ids: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:
@@ -118,7 +135,7 @@ _MOVES: dict[str, _Axes] = {
 }
 
 
-@rule(*_MOVES)
+@rule(*_MOVES, reads=False)
 def move(call: Call) -> tuple[Names, ...]:
     """Run the op itself on the names; padding has no name."""
     name, shape = call.func.overloadpacket.__name__, call.args[0].shape
@@ -128,7 +145,7 @@ def move(call: Call) -> tuple[Names, ...]:
     rest = call.args[1:]
     if name == "constant_pad_nd":
         return _padded(call, dims or ())
-    return _moved(call, lambda ids: call.func(_spelled(ids, shape, dims), *rest, **call.kwargs))
+    return moved(call, lambda ids: call.func(_spelled(ids, shape, dims), *rest, **call.kwargs))
 
 
 def _padded(call: Call, dims: Sequence[int]) -> tuple[Names, ...]:
@@ -138,9 +155,11 @@ def _padded(call: Call, dims: Sequence[int]) -> tuple[Names, ...]:
     used = [n for i, d in enumerate(reversed(dims)) for n in _if(d in touched, pads[2 * i :][:2])]
 
     def pad(ids: Tensor) -> Tensor:
+        if not any(ids.shape[d] > 1 for d in touched):
+            return ids  # a name that does not vary there is no less true of the border
         return torch.constant_pad_nd(_spelled(ids, shape, touched), used, 0)
 
-    (names,) = _moved(call, pad)
+    (names,) = moved(call, pad)
     fields = list(names.fields)
     for d in touched:
         ids = torch.full([1] * len(shape), -1, dtype=torch.int32)
@@ -148,7 +167,7 @@ def _padded(call: Call, dims: Sequence[int]) -> tuple[Names, ...]:
         for a in touched:
             border = border if a == d else border.narrow(a, border.shape[a] // 2, 1)
         add_field(fields, Field(border))
-    names = Names(tuple(fields), names.data)
+    names = replace(names, fields=tuple(fields), known=None)
     return _affine_pad(call, (names,)) if call.arg(2, "value", 0) else (names,)
 
 
@@ -160,27 +179,73 @@ def _affine_pad(call: Call, names: tuple[Names, ...]) -> tuple[Names, ...]:
     """A border that is not zero is no multiple of the parameter."""
     for n in names:
         call.ledger.release_all(n.fields)
-    return tuple(Names(tuple(Field(f.ids) for f in n.fields), n.data) for n in names)
+    return tuple(replace(n, fields=tuple(Field(f.ids) for f in n.fields)) for n in names)
 
 
-@rule("squeeze")
+@rule("squeeze", reads=False)
 def squeeze(call: Call) -> tuple[Names, ...]:
     """Drop axes of size 1 (of the tensor, not of the ids)."""
     shape, dims = call.args[0].shape, call.arg(1, "dim")
     chosen = call.dims(dims, len(shape)) if dims is not None else range(len(shape))
     gone = {a for a in chosen if shape[a] == 1}
     keep = [a for a in range(len(shape)) if a not in gone]
-    return _moved(call, lambda ids: ids.reshape([ids.shape[a] for a in keep]))
+    return moved(call, lambda ids: ids.reshape([ids.shape[a] for a in keep]))
 
 
-@rule("expand")
+@rule("im2col", reads=False)
+def im2col(call: Call) -> tuple[Names, ...]:
+    """Patches as columns: every position of the kernel is a channel of its own.
+
+    Has no rule with padding: positions of the border would need a name of their own.
+    """
+    if any(call.args[3]):
+        return refused(call)
+    shape = call.args[0].shape
+
+    def unfolded(ids: Tensor) -> Tensor:  # executed in float64, which holds int32 exactly
+        full = _spelled(ids, shape, (-3, -2, -1)).to(torch.float64)
+        return call.func(full, *call.args[1:], **call.kwargs).to(torch.int32)  # type: ignore[no-any-return]
+
+    return moved(call, unfolded)
+
+
+@rule("glu")
+def glu(call: Call) -> Names:
+    """The first half along `dim` times the sigmoid of the second: position by position."""
+    x, shape = call.names(0), call.args[0].shape
+    dim = int(call.arg(1, "dim", -1)) % len(shape)
+    if shape[dim] == 2:  # each half is a single position, which no axis names any more
+        reason = f"{call.ledger.op} combines single positions of it"
+        return replace(x, fields=tuple(across(call, x, (dim,), reason=reason)))
+    halves = [[canonical(h) for h in _spelled(f.ids, shape, [dim]).chunk(2, dim)] for f in x.fields]
+    first = [f.with_ids(h[0]) for f, h in zip(x.fields, halves, strict=True)]
+    second = [f.with_ids(h[1]) for f, h in zip(x.fields, halves, strict=True)]
+    pairs = meet(call.ledger, first, second)
+    return Names(merge(call.ledger, first, second, pairs, "none"), x.data)
+
+
+@rule("copy_")
+def copy(call: Call) -> Names:
+    """What was there is lost; a copy is linear in what it copies, unless it rounds.
+
+    Where a parameter or buffer is written to, `NamesMode` has old and new names meet.
+    """
+    source, ndim = call.names(1), call.out.ndim
+    fields = tuple(align(f, ndim) for f in source.fields)
+    if not (call.out.is_floating_point() or call.out.is_complex()):
+        call.ledger.release_all(fields)
+        fields = tuple(Field(f.ids) for f in fields)
+    return Names(fields, source.data)
+
+
+@rule("expand", reads=False)
 def expand(call: Call) -> tuple[Names, ...]:
     """New positions along an axis hold the same value: no name varies there."""
     extra = call.out.ndim - call.args[0].ndim
-    return _moved(call, lambda ids: ids[(None,) * extra])
+    return moved(call, lambda ids: ids[(None,) * extra])
 
 
-@rule("repeat")
+@rule("repeat", reads=False)
 def repeat(call: Call) -> tuple[Names, ...]:
     """Tiles; an axis along which nothing varies stays as it is."""
     times = list(call.args[1])
@@ -190,7 +255,7 @@ def repeat(call: Call) -> tuple[Names, ...]:
         wide = ids[(None,) * extra]
         return wide.repeat([r if n > 1 else 1 for r, n in zip(times, wide.shape, strict=True)])
 
-    return _moved(call, tile)
+    return moved(call, tile)
 
 
 @rule("tril", "triu")
@@ -304,5 +369,6 @@ def refused(call: Call) -> tuple[Names, ...]:
     for names in sources:
         ledger.release_all(names.fields)
         ledger.freeze_fields(names.fields, reason, "unknown")
+        ledger.freeze(np.array(sorted(names.lone), np.int32), reason, "unknown")
     data = any(n.data for n in sources)
     return tuple(Names(opaque(o.shape), data) for o in call.outs)

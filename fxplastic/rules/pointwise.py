@@ -25,9 +25,8 @@ UNTAGGED = frozenset(
 NOT_POINTWISE = frozenset({"equal"})
 
 _LAW: dict[str, Law] = {"mul": "product", "div": "quotient", "add": "sum", "sub": "sum"}
-_HOMOGENEOUS = frozenset(
-    {"neg", "_to_copy", "clone", "detach", "alias", "lift_fresh", "lift_fresh_copy", "positive"}
-)
+_COPIES = frozenset({"_to_copy", "clone", "detach", "alias", "lift_fresh", "lift_fresh_copy"})
+_HOMOGENEOUS = _COPIES | {"neg", "positive"}
 
 
 def is_pointwise(func: OpOverload) -> bool:
@@ -48,28 +47,45 @@ def pointwise(call: Call) -> tuple[Names, ...]:
     """Operands meet position by position.
 
     Denies: linearity in a parameter, unless the op is a product, a quotient's numerator, a sum
-    whose every term is linear, or a sign change.
+    whose every term is linear, a copy or a sign change, and rounds nothing.
     """
-    name = call.func.overloadpacket.__name__.rstrip("_") or call.func.overloadpacket.__name__
-    name = call.func.overloadpacket.__name__ if name not in _LAW else name
-    ndim = call.out.ndim
-    operands = [call.lookup(t) for t in call.tensors()]
-    data = any(o.data for o in operands)
-    scalar = len(operands) == 1
-    law: Law = _LAW.get(name, "none")
-    if scalar and (name in _HOMOGENEOUS or (law in ("product", "quotient") and _first(call))):
-        known = operands[0].known if name in _HOMOGENEOUS else None
-        return (Names(operands[0].fields, data, known),) * len(call.outs)
-    fields = tuple(align(f, ndim) for f in operands[0].fields)
-    if scalar:
+    name = call.func.overloadpacket.__name__
+    name = name.removesuffix("_") if name.removesuffix("_") in _LAW else name
+    law = _law(call, name)
+    first, *others = (call.lookup(t) for t in call.tensors())
+    fields = tuple(align(f, call.out.ndim) for f in first.fields)
+    if not others and not _scales(call, name, law):
         fields = merge(call.ledger, fields, (), [], "none")
-    for other in operands[1:]:
-        right = tuple(align(f, ndim) for f in other.fields)
+    for other in others:
+        right = tuple(align(f, call.out.ndim) for f in other.fields)
         pairs = meet(call.ledger, fields, right)
         fields = merge(call.ledger, fields, right, pairs, law)
-    return (Names(fields, data),) * len(call.outs)
+    known = _known(call, first) if name in _COPIES else None
+    names = Names(fields, first.data or any(o.data for o in others), known)
+    return (names,) * len(call.outs)
 
 
-def _first(call: Call) -> bool:
-    """The tensor is the first operand: of ``2 / w`` only ``w / 2`` is linear in w."""
-    return bool(call.args) and isinstance(call.args[0], torch.Tensor)
+def _scales(call: Call, name: str, law: Law) -> bool:
+    """Whether an op on one tensor is a multiple of it: of ``2 / w`` and ``w / 2`` the latter."""
+    if name in _HOMOGENEOUS:
+        return not _rounds(call)
+    leads = bool(call.args) and isinstance(call.args[0], torch.Tensor)
+    return law in ("product", "quotient") and leads
+
+
+def _law(call: Call, name: str) -> Law:
+    """What the op is linear in; division with a rounding mode is not linear in anything."""
+    if call.kwargs.get("rounding_mode") is not None or _rounds(call):
+        return "none"
+    return _LAW.get(name, "none")
+
+
+def _rounds(call: Call) -> bool:
+    """Whether the result is of a type that holds no fractions: a share would be rounded away."""
+    return not (call.out.is_floating_point() or call.out.is_complex())
+
+
+def _known(call: Call, source: Names) -> torch.Tensor | None:
+    """Values of an index, converted; a mask is no index."""
+    known, dtype = source.known, call.out.dtype
+    return None if known is None or dtype == torch.bool else known.to(dtype)

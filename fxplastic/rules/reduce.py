@@ -16,6 +16,8 @@ _REDUCTIONS = {
     "nansum": (1, 2), "count_nonzero": (1, None), "median": (1, 2), "mode": (1, 2),
 }  # fmt: skip
 
+_DEFAULT_DIM = {"mode": -1}
+
 
 def _keeps_dim(call: Call) -> bool:
     return len(call.outs) > 0 and call.out.ndim == call.args[0].ndim
@@ -23,7 +25,7 @@ def _keeps_dim(call: Call) -> bool:
 
 def _dim_argument(call: Call, position: int) -> int | Sequence[int] | None:
     """`dim`, wherever the overload has it; ``None`` means every axis."""
-    value = call.arg(position, "dim")
+    value = call.arg(position, "dim", _DEFAULT_DIM.get(call.func.overloadpacket.__name__))
     is_dims = isinstance(value, int | list | tuple) and not isinstance(value, bool)
     return value if is_dims else None
 

@@ -399,7 +399,8 @@ CASES = (
         "recurrent_layer",
         Recurrent,
         (TOKENS,),
-        frozen={"i.weight:0": "", "m.weight_hh_l0:0": "", "m.weight_hh_l0:1": ""},
+        exact={"i.weight:0": "1x8", "m.weight_ih_l0:1": "1x8"},
+        frozen={"m.weight_hh_l0:0": "", "m.weight_hh_l0:1": "", "o.weight:1": ""},
     ),
     Case(
         "state_space_scan",
