@@ -8,7 +8,7 @@ weight is touched.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxplastic.errors import DiscoverError, FxPlasticError
 from fxplastic.groups import ChannelGroup, FrozenAxis
 from fxplastic.identity import Field, Names, add_field, opaque, same_names
-from fxplastic.ledger import Ledger, Place
+from fxplastic.ledger import Ledger, Mark, Place
 from fxplastic.partition import partition
 from fxplastic.rules import UNREAD, Call, find, refused
 from fxplastic.rules.base import flat_tensors
@@ -36,6 +36,9 @@ class Discovery:
 
     groups: Mapping[str, ChannelGroup]
     frozen: tuple[FrozenAxis, ...]
+
+
+LOST = "takes it in, and the rule for it does not say what becomes of it: please report this"
 
 
 class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -66,8 +69,11 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rule = find(func)
         if rule not in UNREAD:
             self._freeze_lone(call.tensors())
+        mark = self.ledger.mark()
         named = rule(call)
         named = (named,) if isinstance(named, Names) else named
+        if rule not in UNREAD:
+            self._account(call, named, mark)
         written = set(map(id, flat_tensors((*args, *kwargs.values()))))
         for out, names in zip(outs, named, strict=True):
             self._write(out, names, in_place=func._schema.is_mutable and id(out) in written)
@@ -79,6 +85,30 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             refused(call)
             for tensor in call.tensors():
                 self._write(tensor, Names(opaque(tensor.shape), data=True), in_place=True)
+
+    def _account(self, call: Call, named: Sequence[Names], mark: Mark) -> None:
+        """Freeze the neurons that a rule lost: no result names them, and nothing was said of them.
+
+        No rule should do so; this is what stands between a mistake in one and a wrong model.
+        """
+        # An index beside the result, of fewer axes (`_embedding_bag`), depends on other indices alone.
+        told = [
+            n
+            for out, n in zip(call.outs, named, strict=True)
+            if out.numel() and (out.is_floating_point() or out.ndim >= call.out.ndim)
+        ]
+        gone = [
+            f.array
+            for t in call.tensors()
+            for f in self.names(t).fields
+            if f.neural and not all(any(g.ids is f.ids for g in n.fields) for n in told)
+        ]
+        if not gone:
+            return
+        kept = [{int(i) for g in n.fields for i in np.unique(g.array)} for n in told]
+        lost = {int(i) for ids in gone for i in np.unique(ids[ids > 0])}
+        lost -= set.intersection(*kept) | self.ledger.fixed | self.ledger.since(mark)
+        self.ledger.freeze(np.array(sorted(lost), np.int32), f"{self.ledger.op} {LOST}", "unknown")
 
     def _freeze_lone(self, tensors: Iterable[Tensor]) -> None:
         """A neuron whose name no axis carries any more takes part in what is computed here."""

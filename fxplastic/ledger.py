@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from fxplastic.identity import Carriers, Field, Ids
 
 Hashes = NDArray[np.uint64]
+Mark = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Ledger:
     op: str = ""
     _next: int = 1
     _split: dict[tuple[int, int], int] = field(default_factory=dict)
+    _replaced: set[int] = field(default_factory=set)
 
     def new_site(
         self, parameter: str, axis: int, length: int, splits: int = 1, parent: int | None = None
@@ -118,12 +120,24 @@ class Ledger:
             self._split[key] = self.new_site(
                 site.parameter, site.axis, site.length, splits, parent=number
             )
+            self._replaced.update(self.atoms(number).tolist())
         return self._split[key]
 
     @property
     def atom_count(self) -> int:
         """One more than the largest atom."""
         return self._next
+
+    # ------------------------------------------------------------ what was said since
+    def mark(self) -> Mark:
+        """Where the record stands now."""
+        return len(self.edges), len(self.freezes)
+
+    def since(self, mark: Mark) -> set[int]:
+        """Atoms that were united with others or frozen since `mark`, or told apart by group."""
+        arrays = [ids for edge in self.edges[mark[0] :] for ids in edge]
+        arrays += [freeze.ids for freeze in self.freezes[mark[1] :]]
+        return self._replaced.union(int(i) for ids in arrays for i in np.unique(ids))
 
     # ------------------------------------------------------------ what rules write
     def unite(self, a: Ids, b: Ids, labels: Hashes | None = None) -> None:

@@ -12,10 +12,10 @@ torch.set_num_threads(1)  # many small operators: threads cost more than they gi
 
 _slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 settings.register_profile(
-    "ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=_slow
+    "ci", max_examples=200, deadline=None, derandomize=True, suppress_health_check=_slow
 )
 settings.register_profile("dev", settings.get_profile("ci"), print_blob=True)
 settings.register_profile(
-    "nightly", settings.get_profile("dev"), max_examples=1000, derandomize=False
+    "nightly", settings.get_profile("dev"), max_examples=2000, derandomize=False
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))

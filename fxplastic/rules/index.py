@@ -45,8 +45,9 @@ def embedding_bag(call: Call) -> tuple[Names, ...]:
             add_field(fields, Field(f.ids))
     for g in opaque(call.outs[0].shape, (0,)):
         add_field(fields, g)
-    rest = tuple(Names(opaque(o.shape), True) for o in call.outs[1:])
-    return (Names(tuple(fields), True), *rest)
+    result = Names(tuple(fields), True)  # of each maximum, one index a feature
+    rest = (result if o.ndim == 2 else Names(opaque(o.shape), True) for o in call.outs[1:])
+    return (result, *rest)
 
 
 @rule("index", "_unsafe_index", reads=False)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import Tensor
+
 from fxplastic.identity import Field, Names, add_field, opaque
 from fxplastic.rules.base import Call, across, rule
 from fxplastic.rules.combine import meet, merge
@@ -28,17 +30,22 @@ def _along(names: Names, axis: int, ndim: int) -> Names:
     return replace(names, fields=tuple(f.with_ids(f.ids.reshape(shape)) for f in names.fields))
 
 
-def _outputs(call: Call, fields: Sequence[Field], data: bool) -> tuple[Names, ...]:
-    """The normalised tensor; the statistics beside it are opaque."""
-    first = Names(tuple(fields), data)
-    return (first, *(Names(opaque(o.shape), data) for o in call.outs[1:]))
+def _outputs(
+    call: Call, fields: Sequence[Field], data: bool, passed: Sequence[Field]
+) -> tuple[Names, ...]:
+    """The normalised tensor, and the statistics beside it, which carry the names that passed."""
+    results = [Names(tuple(fields), data)]
+    for out in call.outs[1:]:
+        told: list[Field] = []
+        for f in passed if out.numel() else ():  # in eval mode there are none
+            # Of the same number of axes, or without those that follow the channels, or [channels].
+            lead = f.ids.shape[1:2] if out.ndim == 1 else f.ids.shape[: out.ndim]
+            add_field(told, Field(f.ids.reshape(lead)))
+        results.append(Names(tuple(told), data))
+    return tuple(results)
 
 
-@rule(
-    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
-    "batch_norm_with_update", "_batch_norm_with_update", "cudnn_batch_norm", "miopen_batch_norm",
-    "_native_batch_norm_legit_functional",
-)  # fmt: skip
+@rule("native_batch_norm")
 def batch_norm(call: Call) -> tuple[Names, ...]:
     """Statistics over batch and space, one set per channel (axis 1): channels pass.
 
@@ -46,18 +53,14 @@ def batch_norm(call: Call) -> tuple[Names, ...]:
     """
     x, ndim = call.names(0), call.args[0].ndim
     dims = [a for a in range(ndim) if a != 1]
-    reason = f"{call.ledger.op} takes statistics over it"
-    passed = across(call, x, dims, reason=reason)
+    passed = across(call, x, dims, reason=f"{call.ledger.op} takes statistics over it")
     call.ledger.release_all(passed)
-    fields = [Field(f.ids) for f in passed]
+    passed = [Field(f.ids) for f in passed]
+    fields = list(passed)
     for g in opaque(call.args[0].shape, dims):
         add_field(fields, g)
-    vectors = [t for t in call.args[1:5] if t is not None and hasattr(t, "shape")]
-    return _outputs(
-        call,
-        _affine(call, fields, [_along(call.lookup(t), 1, ndim) for t in vectors]),
-        x.data,
-    )
+    vectors = [_along(call.lookup(t), 1, ndim) for t in call.args[1:5] if t is not None]
+    return _outputs(call, _affine(call, fields, vectors), x.data, passed)
 
 
 @rule("native_layer_norm", "_fused_rms_norm")
@@ -68,10 +71,10 @@ def layer_norm(call: Call) -> tuple[Names, ...]:
     """
     x, ndim = call.names(0), call.args[0].ndim
     dims = call.dims(range(ndim - len(call.args[1]), ndim), ndim)
-    kept = list(_averaged(call, x, dims))
-    vectors = [call.lookup(t) for t in call.args[2:4] if hasattr(t, "shape")]
+    kept, passed = _averaged(call, x, dims)
+    vectors = [call.lookup(t) for t in call.args[2:4] if isinstance(t, Tensor)]
     laid = [replace(v, fields=tuple(align(f, ndim) for f in v.fields)) for v in vectors]
-    return _outputs(call, _affine(call, kept, laid), x.data)
+    return _outputs(call, _affine(call, kept, laid), x.data, passed)
 
 
 @rule("native_group_norm")
@@ -79,38 +82,41 @@ def group_norm(call: Call) -> tuple[Names, ...]:
     """Statistics over space and the channels of a group; with one channel a group they pass."""
     x, ndim = call.names(0), call.args[0].ndim
     channels, groups = int(call.args[4]), int(call.args[6])
-    dims = tuple(range(2, ndim))
-    if groups != channels:
-        dims = (1, *dims)
-    kept = list(_averaged(call, x, dims))
+    dims = tuple(range(1 if groups != channels else 2, ndim))
+    kept, passed = _averaged(call, x, dims)
     vectors = [_along(call.lookup(t), 1, ndim) for t in call.args[1:3] if t is not None]
-    return _outputs(call, _affine(call, kept, vectors), x.data)
+    return _outputs(call, _affine(call, kept, vectors), x.data, passed)
 
 
-def _averaged(call: Call, x: Names, dims: Sequence[int]) -> list[Field]:
-    """Fields after statistics over `dims`; averaged neurons stay, as approximate ones."""
+def _averaged(call: Call, x: Names, dims: Sequence[int]) -> tuple[list[Field], list[Field]]:
+    """Fields after statistics over `dims`, and those of them that do not vary along `dims`.
+
+    Averaged neurons stay in the first, as approximate ones.
+    """
     kept: list[Field] = []
     for f in x.fields:
         call.ledger.release(f.carriers)
         if f.neural and set(f.axes).intersection(dims):
             call.ledger.freeze(f.array, f"{call.ledger.op} {AVERAGES}", "approximate")
         add_field(kept, Field(f.ids))
+    passed = [f for f in kept if not set(f.axes).intersection(dims)]
     for g in opaque(call.out.shape, dims):
         if not any(f.neural and f.axes == g.axes for f in kept):
             add_field(kept, g)
-    return kept
+    return kept, passed
 
 
 @rule("_weight_norm_interface")
 def weight_norm(call: Call) -> tuple[Names, ...]:
     """``v * g / |v|``, the norm over every axis but `dim`: rows pass, what is normed does not."""
     v, g = call.names(0), call.names(1)
-    dim = int(call.arg(2, "dim", 0))
-    dims = [a for a in range(call.args[0].ndim) if a != dim]
+    dim, ndim = int(call.arg(2, "dim", 0)), call.args[0].ndim
+    dims = [a for a in range(ndim) if a != dim]
     reason = f"{call.ledger.op} takes a norm over it: copies would count twice"
     kept = across(call, v, dims, reason=reason)
     call.ledger.release_all(kept)
-    fields = [Field(f.ids) for f in kept]
+    passed = [Field(f.ids) for f in kept]
+    fields = list(passed)
     for o in opaque(call.args[0].shape, dims):
         add_field(fields, o)
-    return _outputs(call, _affine(call, fields, [g]), v.data or g.data)
+    return _outputs(call, _affine(call, fields, [g]), v.data or g.data, passed)

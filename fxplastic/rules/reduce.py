@@ -14,9 +14,10 @@ _REDUCTIONS = {
     "any": (1, 2), "all": (1, 2), "max": (1, 2), "min": (1, 2), "argmax": (1, 2),
     "argmin": (1, 2), "logsumexp": (1, 2), "linalg_vector_norm": (2, 3), "norm": (2, 3),
     "nansum": (1, 2), "count_nonzero": (1, None), "median": (1, 2), "mode": (1, 2),
+    "kthvalue": (2, 3),
 }  # fmt: skip
 
-_DEFAULT_DIM = {"mode": -1}
+_DEFAULT_DIM = {"mode": -1, "kthvalue": -1}
 
 
 def _keeps_dim(call: Call) -> bool:
@@ -77,7 +78,7 @@ def _drop_carriers(call: Call, fields: Sequence[Field], *, linear: bool) -> list
 
 _SCANS = {
     "_softmax": 1, "_log_softmax": 1, "_safe_softmax": 1, "cumsum": 1, "cumprod": 1, "sort": 1,
-    "topk": 2, "logcumsumexp": 1, "cummax": 1, "cummin": 1, "kthvalue": 2,
+    "topk": 2, "logcumsumexp": 1, "cummax": 1, "cummin": 1,
 }  # fmt: skip
 
 
@@ -87,30 +88,11 @@ def scan(call: Call) -> tuple[Names, ...]:
 
     Denies: neurons along `dim`.
     """
-    x, ndim = call.names(0), call.args[0].ndim
-    default = -1 if call.func.overloadpacket.__name__ in ("sort", "topk", "kthvalue") else None
-    value = call.arg(_SCANS[call.func.overloadpacket.__name__], "dim", default)
-    dims = call.dims(value if not isinstance(value, bool) else -1, ndim)
-    reason = f"{call.ledger.op} runs over it"
-    return mixed(call, x, dims, reason)
-
-
-def mixed(
-    call: Call, x: Names, dims: Sequence[int], reason: str, kind: str = "law"
-) -> tuple[Names, ...]:
-    """Every output has the axes of `x` that fit, and is opaque along `dims`."""
-    kept = across(call, x, dims, reason=reason, kind=kind)
+    x, name = call.names(0), call.func.overloadpacket.__name__
+    dims = call.dims(call.arg(_SCANS[name], "dim", -1), call.args[0].ndim)
+    kept = across(call, x, dims, reason=f"{call.ledger.op} runs over it")
     call.ledger.release_all(kept)
-    results = []
-    for out in call.outs:
-        fields: list[Field] = []
-        for f in kept:
-            fits = out.ndim == f.ids.ndim and all(
-                n in (1, m) for n, m in zip(f.ids.shape, out.shape, strict=True)
-            )
-            if fits:
-                add_field(fields, Field(f.ids))
-        for g in opaque(out.shape, dims if out.ndim == call.args[0].ndim else None):
-            add_field(fields, g)
-        results.append(Names(tuple(fields), x.data))
-    return tuple(results)
+    fields: list[Field] = []
+    for f in (*kept, *opaque(call.out.shape, dims)):
+        add_field(fields, Field(f.ids))
+    return (Names(tuple(fields), x.data),) * len(call.outs)
