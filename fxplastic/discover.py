@@ -307,6 +307,7 @@ def run_on_names(model: nn.Module, traced: Traced, ledger: Ledger) -> None:
     """Fill `ledger` from both modes' graphs."""
     seeded = _seed(model, ledger)
     for training, graph in traced.graphs.items():
+        ledger.training = training
         mode = NamesMode(ledger)
         fastpath = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)

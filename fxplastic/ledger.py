@@ -88,7 +88,11 @@ def mix(*parts: NDArray[Any] | int) -> Hashes:
 
 @dataclass
 class Ledger:
-    """Append-only record of one discovery; the only mutable value in it."""
+    """Append-only record of one discovery; the only mutable value in it.
+
+    `place`, `op` and `training` say where the run stands: node and source line, the ATen op, and
+    which mode's graph it is.
+    """
 
     sites: list[AtomSite] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -99,6 +103,7 @@ class Ledger:
     fixed: set[int] = field(default_factory=set)
     place: Place = Place()
     op: str = ""
+    training: bool = False
     _next: int = 1
     _split: dict[tuple[int, int], int] = field(default_factory=dict)
     _replaced: set[int] = field(default_factory=set)

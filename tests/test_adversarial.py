@@ -7,6 +7,7 @@ import pytest
 from torch import Tensor, nn
 
 import fxplastic
+from fxplastic.discover import LOST
 from fxplastic.module import PlasticModule
 from tests.adversarial import CASES, Case
 from tests.oracle import (
@@ -28,7 +29,9 @@ Prepared = tuple[nn.Module, tuple[Tensor, ...], PlasticModule]
 def prepared(name: str, attention: str | None = None) -> Prepared:
     case = next(case for case in CASES if case.name == name)
     model, inputs = prepare(case.model()), case.inputs()
-    return model, inputs, fxplastic.plasticize(model, inputs, attention=attention)
+    plastic = fxplastic.plasticize(model, inputs, attention=attention)
+    assert not [record for record in plastic.frozen if LOST in record.reason]
+    return model, inputs, plastic
 
 
 def layout(plastic: PlasticModule, axis: str) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 import fxplastic
+from fxplastic.discover import LOST
 from tests.architectures import programs
 from tests.oracle import (
     MODES,
@@ -55,6 +56,7 @@ def check_function(program: Program, number: int, seen: Counter[str]) -> None:
     note(str(program))
     model, inputs = prepare(program.build(), seed=number), program.inputs()
     plastic = fxplastic.plasticize(model, inputs, attention="value" if number % 2 else None)
+    assert not [record for record in plastic.frozen if LOST in record.reason]
     for mode in MODES:
         assert distance(outputs(plastic, inputs, mode), outputs(model, inputs, mode)) == 0.0
     assert_identity_is_bit_equal(plastic)

@@ -17,7 +17,7 @@ from fxplastic.rules.base import Call, across, rule
 from fxplastic.rules.contraction import _plus, contract
 
 
-@rule("convolution", "_convolution", "convolution_overrideable")
+@rule("convolution")
 def convolution(call: Call) -> Names:
     """``out[n, o, *] = sum_c weight[o, c, *] x[n, c, *]`` in each group.
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from fxplastic.identity import Field, Names, opaque
+from fxplastic.identity import Names, opaque
 from fxplastic.rules.base import Call, rule
 
 _UNIFORM = (
     "zeros", "ones", "full", "empty", "zeros_like", "ones_like", "full_like", "empty_like",
-    "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor", "empty_strided",
-    "new_empty_strided", "zero_",
+    "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor", "zero_",
 )  # fmt: skip
 
 
@@ -18,20 +17,26 @@ def uniform(call: Call) -> Names:
     return Names()
 
 
-@rule("fill_.Scalar", "bernoulli_.float", reads=False)
-def overwritten(call: Call) -> Names:
-    """One value, or a mask drawn alike for every position, written over what was there."""
+@rule("fill_.Scalar", reads=False)
+def filled(call: Call) -> Names:
+    """One value, written over what was there."""
     return Names()
 
 
-@rule("bernoulli", "native_dropout")
-def drawn(call: Call) -> tuple[Names, ...]:
-    """Masks drawn position by position (dropout): copies draw their own."""
-    call.freeze_argument([*call.args[1:], *call.kwargs.values()], "a probability")
-    source = call.names(0)
-    call.ledger.release_all(source.fields)
-    fields = tuple(Field(f.ids) for f in source.fields)
-    return (Names(fields, source.data),) * len(call.outs)
+@rule("bernoulli_.float")
+def mask(call: Call) -> Names:
+    """A mask of one probability for all: in training this is dropout, and copies draw their own.
+
+    Denies: neurons along its axes where it is drawn in eval mode too.
+    """
+    return Names() if call.ledger.training else Names(opaque(call.out.shape))
+
+
+@rule("bernoulli")
+def sampled(call: Call) -> Names:
+    """A mask with a probability of its own for each position."""
+    call.freeze_argument(call.args[0], "probabilities to draw by")
+    return Names(opaque(call.out.shape), call.names(0).data)
 
 
 @rule("arange", "linspace", "logspace", "eye", "randperm", "rand", "randn", "randint",

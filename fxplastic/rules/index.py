@@ -50,7 +50,7 @@ def embedding_bag(call: Call) -> tuple[Names, ...]:
     return (result, *rest)
 
 
-@rule("index", "_unsafe_index", reads=False)
+@rule("index", reads=False)
 def index(call: Call) -> tuple[Names, ...]:
     """``x[i, j]`` with tensor indices. With known values it is movement.
 

@@ -60,7 +60,7 @@ def _spelled(ids: Tensor, shape: Sequence[int], dims: Sequence[int] | None) -> T
     return ids.expand([shape[a] if a in chosen else n for a, n in enumerate(ids.shape)])
 
 
-@rule("view", "_unsafe_view", "_reshape_alias", "reshape", "_reshape_copy", "flatten", reads=False)
+@rule("view", "_unsafe_view", reads=False)
 def view(call: Call) -> tuple[Names, ...]:
     """A new shape over the same order of elements (`view(dtype)` has no rule)."""
     if not isinstance(call.args[1], list | tuple):
@@ -121,9 +121,6 @@ _MOVES: dict[str, _Axes] = {
     "split": _SECOND,
     "split_with_sizes": _SECOND,
     "unsafe_split": _SECOND,
-    "unsafe_split_with_sizes": _SECOND,
-    "unsafe_chunk": _SECOND,
-    "chunk": _SECOND,
     "flip": lambda call, n: call.dims(call.args[1], n),
     "roll": lambda call, n: call.dims(call.arg(2, "dims"), n),
     "diagonal": lambda call, n: (int(call.arg(2, "dim1", 0)), int(call.arg(3, "dim2", 1))),
@@ -131,7 +128,6 @@ _MOVES: dict[str, _Axes] = {
     "pixel_shuffle": lambda call, n: (-3, -2, -1),
     "pixel_unshuffle": lambda call, n: (-3, -2, -1),
     "channel_shuffle": lambda call, n: (1,),
-    "native_channel_shuffle": lambda call, n: (1,),
 }
 
 

@@ -63,7 +63,7 @@ def batch_norm(call: Call) -> tuple[Names, ...]:
     return _outputs(call, _affine(call, fields, vectors), x.data, passed)
 
 
-@rule("native_layer_norm", "_fused_rms_norm")
+@rule("native_layer_norm")
 def layer_norm(call: Call) -> tuple[Names, ...]:
     """Statistics over the last axes, per sample and token.
 

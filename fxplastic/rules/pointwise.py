@@ -13,15 +13,14 @@ from fxplastic.identity import Field, Names
 from fxplastic.rules.base import Call
 from fxplastic.rules.combine import Law, meet, merge
 
-# Pointwise by meaning, though the tag is missing in some torch release.
+# Pointwise by meaning, though no release so far tags them (some overloads of the last four are).
 UNTAGGED = frozenset(
-    "hardswish hardswish_ mish mish_ hardsigmoid hardsigmoid_ masked_fill masked_fill_ where "
-    "_prelu_kernel prelu softplus logit logit_ addcmul addcmul_ addcdiv addcdiv_ clamp clamp_ "
-    "leaky_relu leaky_relu_ elu elu_ celu selu gelu gelu_ silu silu_ relu relu_ relu6 hardtanh "
-    "hardtanh_ hardshrink softshrink threshold threshold_ log_sigmoid_forward sigmoid sigmoid_ "
-    "rrelu_with_noise nan_to_num _to_copy clone detach alias lift_fresh lift_fresh_copy".split()
+    "_prelu_kernel alias detach gelu_ hardswish hardswish_ lift_fresh lift_fresh_copy "
+    "log_sigmoid_forward mish_ threshold_ masked_fill masked_fill_ where _to_copy".split()
 )
-# Tagged, though what comes out is not a function of one position.
+# Tagged only since a release after 2.11.
+TAGGED_LATER = frozenset("celu_ elu_ hardsigmoid_ hardtanh_ leaky_relu leaky_relu_ selu_".split())
+# Tagged in some release, though what comes out is not a function of one position.
 NOT_POINTWISE = frozenset({"equal"})
 
 _LAW: dict[str, Law] = {"mul": "product", "div": "quotient", "add": "sum", "sub": "sum"}
@@ -34,7 +33,7 @@ def is_pointwise(func: OpOverload) -> bool:
     name = func.overloadpacket.__name__
     if name in NOT_POINTWISE:
         return False
-    return torch.Tag.pointwise in func.tags or name in UNTAGGED
+    return torch.Tag.pointwise in func.tags or name in UNTAGGED | TAGGED_LATER
 
 
 def align(field: Field, ndim: int) -> Field:

@@ -12,7 +12,7 @@ _REDUCTIONS = {
     "mean": (1, 2), "sum": (1, 2), "amax": (1, 2), "amin": (1, 2), "std": (1, None),
     "var": (1, None), "var_mean": (1, None), "std_mean": (1, None), "prod": (1, 2),
     "any": (1, 2), "all": (1, 2), "max": (1, 2), "min": (1, 2), "argmax": (1, 2),
-    "argmin": (1, 2), "logsumexp": (1, 2), "linalg_vector_norm": (2, 3), "norm": (2, 3),
+    "argmin": (1, 2), "logsumexp": (1, 2), "linalg_vector_norm": (2, 3),
     "nansum": (1, 2), "count_nonzero": (1, None), "median": (1, 2), "mode": (1, 2),
     "kthvalue": (2, 3),
 }  # fmt: skip

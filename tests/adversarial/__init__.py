@@ -1,6 +1,6 @@
 """Small modules that a pass which guesses gets wrong, each with the verdict it must reach."""
 
-from tests.adversarial import attention, control, layers, movement, roles
+from tests.adversarial import attention, control, layers, movement, ops, roles
 from tests.adversarial.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -9,6 +9,7 @@ CASES: tuple[Case, ...] = (
     *layers.CASES,
     *attention.CASES,
     *control.CASES,
+    *ops.CASES,
 )
 
 __all__ = ["CASES", "Case"]
