@@ -67,6 +67,7 @@ class Answers(fx.Tracer):
         self.values: dict[fx.Node, Any] = {}
         self._guarded: set[tuple[fx.Node, Guard]] = set()
         self._asked: list[tuple[Spot, fx.Node, tuple[fx.Node, Guard]]] = []
+        self._texts: list[tuple[str, fx.Node, tuple[fx.Node, Guard]]] = []
         self._grad_modes: list[tuple[bool, Any]] = [(True, None)]
 
     def record(
@@ -142,6 +143,31 @@ class Answers(fx.Tracer):
                 made.graph.erase_node(made)
                 self._guarded.discard(key)
         self._asked.clear()
+
+    def text(self, proxy: ValueProxy, spec: str) -> str:
+        """`format(proxy, spec)`; numbers and sizes in it are guarded from here on.
+
+        The guard is dropped again if the text ends up in the message of an assertion.
+        """
+        value = proxy.value
+        if isinstance(value, Tensor):
+            return f"<{proxy.node.name}>"
+        if isinstance(value, (bool, int, float, tuple)):
+            made = self.guard(proxy.node, guards.expect, value)
+            if made is not None:
+                self._texts.append((str(value), made, (proxy.node, guards.expect)))
+        return format(value, spec) if spec else str(value)
+
+    def _forget_text(self, message: object) -> None:
+        """Drop the guards that were asked for only to write `message`."""
+        kept = []
+        for text, made, key in self._texts:
+            if text in str(message):
+                made.graph.erase_node(made)
+                self._guarded.discard(key)
+            else:
+                kept.append((text, made, key))
+        self._texts = kept
 
     def pin_length(self, proxy: ValueProxy) -> int:
         """`len` of the value; guarded, but for shapes, as the inputs' numbers of axes are."""
@@ -220,6 +246,8 @@ class Answers(fx.Tracer):
         of sight of tracing, is answered directly.
         """
         name = getattr(func, "__name__", "")
+        if func is torch._assert:
+            self._forget_text(args[1] if len(args) > 1 else kwargs.get("message"))
         if func is torch._C._set_grad_enabled:
             return self._set_grad(func, *args)
         if name == "__get__":

@@ -81,6 +81,9 @@ def expect_dims(value: Any, expected: int, where: str) -> None:
         )
 
 
+CHECKS = frozenset({expect, expect_length, expect_keys, expect_dims})
+
+
 def enter_grad_mode(enabled: bool) -> bool:
     """Set gradient mode, as a `no_grad` block of the model does; returns the mode before."""
     before = torch.is_grad_enabled()

@@ -91,7 +91,8 @@ class Ledger:
     """Append-only record of one discovery; the only mutable value in it.
 
     `place`, `op` and `training` say where the run stands: node and source line, the ATen op, and
-    which mode's graph it is.
+    which mode's graph it is. `stale` names the tensors whose values were taken for known although
+    the model writes to them: the run has to be made again without those.
     """
 
     sites: list[AtomSite] = field(default_factory=list)
@@ -101,6 +102,7 @@ class Ledger:
     consumed: dict[int, Place] = field(default_factory=dict)
     produced: dict[int, Place] = field(default_factory=dict)
     fixed: set[int] = field(default_factory=set)
+    stale: set[str] = field(default_factory=set)
     place: Place = Place()
     op: str = ""
     training: bool = False

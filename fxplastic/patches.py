@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from fxplastic.guards import AutogradCall, ScriptCall
 from fxplastic.proxy import Spot, ValueProxy, holds_proxy, spot_of
+from fxplastic.sources import is_user_code
 
 # Calls that make a tensor from sizes or numbers (or answer from a dtype): torch's argument parser
 # refuses a proxy in them before any mode or `__torch_function__` is asked.
@@ -29,6 +30,9 @@ FACTORIES = (
 ).split()
 
 ORIGINALS: dict[str, Any] = {name: getattr(torch, name) for name in FACTORIES}
+# What a model's code may ask about the state that it is called in.
+STATES = ("is_autocast_enabled", "is_grad_enabled", "is_inference_mode_enabled")
+_STATE: dict[str, Any] = {name: getattr(torch, name) for name in STATES}
 
 _BUILTIN_ISINSTANCE = isinstance
 _MISSING = object()
@@ -133,7 +137,7 @@ class Surface:
 
     def hide(self) -> None:
         """Put the original functions in place."""
-        vars(torch).update(ORIGINALS)
+        vars(torch).update(ORIGINALS | _STATE)
         builtins.isinstance = _BUILTIN_ISINSTANCE
 
 
@@ -154,6 +158,18 @@ def _factory(hooks: Hooks, function: Callable[..., Any]) -> Callable[..., Any]:
         if hooks.executing:
             return function(*args, **kwargs)
         return hooks.record("call_function", function, args, kwargs)
+
+    return wrapper
+
+
+def _state(hooks: Hooks, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The answer to the model's own code is recorded, and so guarded where it is branched on."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        answer = function(*args, **kwargs)
+        if hooks.executing or not is_user_code(sys._getframe(1).f_code):
+            return answer
+        return hooks.record("call_function", function, args, kwargs, answer)
 
     return wrapper
 
@@ -289,8 +305,9 @@ def tracing(hooks: Hooks) -> Iterator[None]:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
         torch.backends.mha.set_fastpath_enabled(False)  # its fused kernels have no meta form
         torch.overrides.is_tensor_method_or_property(Tensor.add)  # fills caches of functions
-        factories = {n: _factory(hooks, f) for n, f in ORIGINALS.items()}
-        hooks.surface = Surface(factories, {"isinstance": _isinstance})
+        functions = {n: _factory(hooks, f) for n, f in ORIGINALS.items()}
+        functions |= {n: _state(hooks, f) for n, f in _STATE.items()}
+        hooks.surface = Surface(functions, {"isinstance": _isinstance})
         stack.callback(setattr, hooks, "surface", Surface({}, {}))  # shows nothing ever after
         stack.callback(hooks.surface.hide)
         hooks.surface.show()

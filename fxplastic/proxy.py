@@ -40,6 +40,9 @@ class Recorder(Protocol):
     def pin_length(self, proxy: ValueProxy, /) -> int:
         """The length of `proxy`'s value, guarded from here on."""
 
+    def text(self, proxy: ValueProxy, spec: str, /) -> str:
+        """`format(proxy, spec)`, guarded from here on."""
+
     def concrete(self, proxy: ValueProxy, question: str, /) -> Tensor:
         """The real tensor behind `proxy` if no input or parameter enters it."""
 
@@ -87,13 +90,13 @@ class ValueProxy(fx.Proxy):
         return recorder
 
     def __repr__(self) -> str:
-        # Never the value: text made from it would be fixed in the graph without a guard.
         return f"<{self.node.name}>"
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return self._recorder.text(self, "")
 
     def __format__(self, spec: str) -> str:
-        return f"<{self.node.name}>"
+        return self._recorder.text(self, spec)
 
     def __bool__(self) -> bool:
         if isinstance(self.value, Tensor):

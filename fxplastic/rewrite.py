@@ -212,6 +212,13 @@ def _check_memory(plastic: Plastic, touched: set[int]) -> None:
     """Refuse tensors that share memory without being one object: they would be edited twice."""
     named: dict[str, Tensor] = dict(plastic.named_parameters())
     named |= plastic.named_buffers()
+    for name, tensor in named.items():
+        steps = zip(tensor.shape, tensor.stride(), strict=True) if id(tensor) in touched else ()
+        if tensor.layout == torch.strided and any(n > 1 and not step for n, step in steps):
+            raise RewriteError(
+                f"{name!r} is an expanded tensor, several of its elements are one in memory; "
+                "make it contiguous: .contiguous() before it becomes a parameter"
+            )
     spans: dict[tuple[torch.device, int], list[tuple[int, int, str]]] = {}
     for name, tensor in named.items():
         if tensor.numel() and tensor.layout == torch.strided and tensor.device.type != "meta":

@@ -16,7 +16,8 @@ _HELPERS = (contextlib.__file__, functools.__file__)
 
 
 @functools.cache
-def _is_user_code(code: CodeType) -> bool:
+def is_user_code(code: CodeType) -> bool:
+    """Whether `code` is neither torch's, nor ours, nor a helper of the standard library."""
     file = code.co_filename
     return not (file.startswith((_OURS, _TORCH, "<frozen", "<eval_with")) or file in _HELPERS)
 
@@ -34,7 +35,7 @@ def here(stop: CodeType) -> str:
     frame: FrameType | None = sys._getframe(1)
     inside = ""
     while frame is not None and frame.f_code is not stop:
-        if _is_user_code(frame.f_code):
+        if is_user_code(frame.f_code):
             return _describe(frame.f_code, frame.f_lineno)
         if frame.f_code.co_filename.startswith(_TORCH + "nn/modules/"):
             inside = _describe(frame.f_code, frame.f_lineno)
@@ -53,7 +54,7 @@ def raised_at(error: BaseException) -> str:
     while step is not None:
         code = step.tb_frame.f_code
         entered = entered or code.co_filename.startswith(_OURS)
-        if entered and _is_user_code(code):
+        if entered and is_user_code(code):
             found = _describe(code, step.tb_lineno)
         step = step.tb_next
     return found

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from fxplastic import guards
+from fxplastic.answers import location
+from fxplastic.errors import TraceError
 from fxplastic.meta import plain_attributes
+from fxplastic.proxy import ValueProxy
 from fxplastic.sources import raised_at
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -63,6 +67,32 @@ def tensor_names(model: nn.Module) -> dict[int, str]:
             if isinstance(value, Tensor):
                 names.setdefault(id(value), f"{path}.{name}" if path else name)
     return names
+
+
+def refuse_state(module: nn.Module, name: str, value: Any, path: str) -> None:
+    """Stop where forward changes a number or flag, or a tensor that it has read, for the next call.
+
+    Raises:
+        TraceError: naming the attribute and the source line.
+    """
+    before = module.__dict__.get(name)
+    flag = isinstance(before, bool | int | float) and isinstance(value, bool | int | float)
+    if flag and type(value) is not ValueProxy and value != before:
+        change = f"from {before!r} to {value!r}"
+    elif (
+        type(before) is type(value) is ValueProxy
+        and before.value is not value.value  # `self.offset += 1` is in place
+        and before.node.users
+    ):
+        change = "to another tensor after it has read it"
+    else:
+        return
+    where = f"{path}.{name}" if path else name
+    raise TraceError(
+        f"{location()}: forward sets {where} {change}, so that the next call would compute "
+        "something else, which a graph cannot follow; set it outside forward, or keep it in a "
+        "registered buffer and update that in place"
+    )
 
 
 def tidy(graph: fx.Graph, caches: set[str]) -> None:

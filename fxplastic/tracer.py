@@ -23,7 +23,14 @@ from fxplastic.inputs import Bound, Input, is_fixed
 from fxplastic.meta import Twins, map_tensors, plain_attributes
 from fxplastic.patches import ORIGINALS, tracing
 from fxplastic.proxy import ValueProxy
-from fxplastic.surroundings import Constants, explain, is_leaf, tensor_names, tidy
+from fxplastic.surroundings import (
+    Constants,
+    explain,
+    is_leaf,
+    refuse_state,
+    tensor_names,
+    tidy,
+)
 
 _UNKNOWN = object()
 
@@ -278,8 +285,10 @@ class ValueTracer(Answers):
         """Whether `module.name = value` may go ahead.
 
         Raises:
-            TraceError: a parameter or buffer would be bound to another tensor.
+            TraceError: a parameter or buffer would be bound to another tensor, or the next call
+                would compute something else.
         """
+        refuse_state(module, name, value, self._paths.get(module, ""))
         current: Any = {**module._buffers, **module._parameters}.get(name)
         if current is None or type(value) is not ValueProxy:
             return True

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 import torch
-from hypothesis import given, note, seed, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
@@ -53,7 +53,6 @@ def drawn(part: float = 1.0) -> int:
 
 def check_function(program: Program, number: int, seen: Counter[str]) -> None:
     """Every property of one architecture that needs no training."""
-    note(str(program))
     model, inputs = prepare(program.build(), seed=number), program.inputs()
     plastic = fxplastic.plasticize(model, inputs, attention="value" if number % 2 else None)
     assert not [record for record in plastic.frozen if LOST in record.reason]
@@ -168,7 +167,6 @@ def assert_same_state(
 
 def check_state(program: Program, number: int, make: Maker, seen: Counter[str]) -> None:
     """Carried state equals the state recomputed on rewritten snapshots of the weights."""
-    note(str(program))
     model, inputs = prepare(program.build(), seed=number), program.inputs()
     plastic = fxplastic.plasticize(model, inputs)
     seen["drawn"] += 1

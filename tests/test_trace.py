@@ -83,20 +83,40 @@ def test_a_loop_over_a_size_is_guarded_once_per_size() -> None:
         plastic(images(size=5))
 
 
-def test_text_made_from_sizes_neither_fixes_nor_repeats_them() -> None:
+def test_the_message_of_an_assertion_fixes_no_size() -> None:
     def message(m: Any, x: Tensor) -> Tensor:
-        torch._assert(x.dim() == 4, f"got {x.shape} on {x.device}")
+        torch._assert(x.dim() == 4, f"got {x.shape} of {x.shape[2]} on {x.device}")
+        return x + 1
+
+    plastic = plastic_of(Functional(message), images())
+    assert torch.equal(plastic(images(3)), images(3) + 1)
+    assert torch.equal(plastic(images(3, 6)), images(3, 6) + 1)
+    with pytest.raises(GuardError, match="4 axes"):
+        plastic(images()[0])
+
+
+def test_other_text_made_from_a_size_is_guarded() -> None:
+    def look_up(m: Any, x: Tensor) -> Tensor:
+        return x * {"2": 2.0}.get(f"{x.shape[0]}", 3.0) + len(f"{x.shape[1]:04d}")
+
+    plastic = assert_same_bits(lambda: Functional(look_up), (images(2),), (images(2, 6),))
+    with pytest.raises(GuardError, match="got 3, tracing fixed 2"):
+        plastic(images(3))
+
+
+def test_text_made_from_a_shape_may_be_the_key_of_a_cache() -> None:
+    def cached(m: Any, x: Tensor) -> Tensor:
         key = str(x.shape)
         if key not in m.cache:
             m.cache[key] = torch.ones(x.shape[0], 1, 1, 1)
         return x + m.cache[key]
 
-    model = Functional(message, cache={})
+    model = Functional(cached, cache={})
     plastic = plastic_of(model, images())
     assert model.cache == {}
-    assert torch.equal(plastic(images(3)), images(3) + 1)
-    with pytest.raises(GuardError, match="4 axes"):
-        plastic(images()[0])
+    assert torch.equal(plastic(images()), images() + 1)
+    with pytest.raises(GuardError, match="tracing fixed"):
+        plastic(images(3))
 
 
 def test_the_device_that_code_sees_is_the_real_one() -> None:

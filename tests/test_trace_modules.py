@@ -1,5 +1,6 @@
 """Tracing: leaves, hooks, training flags; gradients are the original's."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -60,6 +61,74 @@ def test_mixed_flags_of_opened_modules_are_refused_at_call_time() -> None:
         plastic(images())
     plastic.eval()
     assert torch.equal(plastic(images()), model[0](images()))
+
+
+class Stateful(nn.Module):
+    """Whatever `change` does to it in forward."""
+
+    def __init__(self, change: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.norm, self.n, self.last = nn.BatchNorm2d(3), 1, torch.zeros(3, 8, 8)
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self, x)
+
+
+def stops_norm(m: Any, x: Tensor) -> Tensor:
+    m.norm.eval()
+    return m.norm(x)
+
+
+def counts(m: Any, x: Tensor) -> Tensor:
+    m.n += 1
+    return x * m.n
+
+
+def remembers(m: Any, x: Tensor) -> Tensor:
+    y = x + m.last
+    m.last = x.mean(0)
+    return y
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (stops_norm, r"sets norm\.training from True to False"),
+        (counts, "sets n from 1 to 2"),
+        (remembers, "sets last to another tensor after it has read it"),
+    ],
+)
+def test_state_that_forward_leaves_behind_is_refused(change: Any, what: str) -> None:
+    with pytest.raises(TraceError, match=rf"test_trace_modules\.py:\d+ in \w+: forward {what}"):
+        trace(Stateful(change), (images(),))
+
+
+def test_attributes_that_forward_only_writes_are_left_alone() -> None:
+    def notes(m: Any, x: Tensor) -> Tensor:
+        m.last, m.n = x.mean(0), 1
+        return m.norm(x)
+
+    assert_same_bits(lambda: Stateful(notes), (images(),), (images(3),))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "context"),
+    [
+        ("is_grad_enabled", (), torch.no_grad),
+        ("is_autocast_enabled", ("cpu",), lambda: torch.autocast("cpu")),
+        ("is_inference_mode_enabled", (), torch.inference_mode),
+    ],
+)
+def test_a_branch_on_the_state_of_the_caller_is_guarded(
+    name: str, arguments: Any, context: Any
+) -> None:
+    def branch(m: Any, x: Tensor) -> Tensor:
+        return x * 2 if getattr(torch, name)(*arguments) else x * 3
+
+    plastic = assert_same_bits(lambda: Functional(branch), (images(),), (images(3),))
+    with context(), pytest.raises(GuardError, match=r"got \w+, tracing fixed \w+ here"):
+        plastic(images())
 
 
 def test_modules_that_are_not_registered() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from fxplastic.identity import Field, Names, add_field, opaque_classes
+from fxplastic.identity import Field, Names, add_field, canonical, opaque_classes
 from fxplastic.ledger import Ledger
 
 
@@ -29,6 +29,7 @@ class Call:
         outs: the tensors among its results, in order.
         ledger: where to write.
         lookup: names of an input tensor.
+        assign: give names to an input tensor that the op writes to without saying so.
     """
 
     func: OpOverload
@@ -37,6 +38,7 @@ class Call:
     outs: tuple[Tensor, ...]
     ledger: Ledger
     lookup: Callable[[Tensor], Names]
+    assign: Callable[[Tensor, Names], None]
 
     @property
     def out(self) -> Tensor:
@@ -136,7 +138,7 @@ def across(
             shape = [n if a in inside else 1 for a, n in enumerate(f.ids.shape)]
             tags = index.reshape(shape).expand(f.ids.shape).numpy().astype("uint64")
             call.ledger.unite(f.array, lead.expand(f.ids.shape).numpy(), tags.ravel())
-            add_field(kept, Field(lead))
+            add_field(kept, Field(canonical(lead)))
             for g in opaque_classes(f.ids.clamp(max=0).numpy(), outside):
                 add_field(kept, g)
         elif f.neural:

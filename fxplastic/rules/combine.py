@@ -36,6 +36,15 @@ def co_labels(grid: set[int], others: Iterable[Field]) -> Hashes | None:
     return mix(*labels) if labels else None
 
 
+def note_use(ledger: Ledger, f: Field, others: Iterable[Field]) -> None:
+    """Record that the neurons of `f` are taken up here, and what tells their positions apart.
+
+    Without it, two neurons of which one is taken up here and the other is not would look alike.
+    """
+    labels = co_labels(set(f.axes), others)
+    ledger.context(f.array, np.zeros(1, np.uint64) if labels is None else labels)
+
+
 def meet(ledger: Ledger, a: Sequence[Field], b: Sequence[Field]) -> Pairs:
     """Unite or give context to every field of `a` with every field of `b` that shares an axis.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from fxplastic.identity import Field, Names, add_field, opaque_classes
 from fxplastic.rules.base import Call, rule
-from fxplastic.rules.combine import meet, merge
+from fxplastic.rules.combine import meet, merge, note_use
 from fxplastic.rules.pointwise import align
 
 
@@ -41,6 +41,9 @@ def contract(call: Call, a: Names, b: Names, equation: str) -> Names:
     fb = [_layout(f, lb, joint) for f in b.fields]
     pairs = meet(call.ledger, fa, fb)
     summed = {i for i, x in enumerate(joint) if x not in out}
+    gone = [f for f in (*fa, *fb) if summed.intersection(f.axes)]
+    for f in (f for f in gone if f.neural):
+        note_use(call.ledger, f, [g for g in (*fa, *fb) if g is not f])
     _take_up(call, fa, fb, summed, attention=a.data and b.data)
     if a.data and b.data:
         reason = f"{call.ledger.op} multiplies two activations (attention)"
@@ -52,7 +55,6 @@ def contract(call: Call, a: Names, b: Names, equation: str) -> Names:
     ]
     ra, rb = [fa[i] for i in keep_a], [fb[j] for j in keep_b]
     fields = merge(call.ledger, ra, rb, left_over, "none")
-    gone = [f for f in (*fa, *fb) if summed.intersection(f.axes)]
     return Names(_after(fields, gone, [joint.index(x) for x in out]), a.data or b.data)
 
 

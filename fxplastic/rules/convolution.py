@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import torch
 
-from fxplastic.identity import Field, Names, add_field, canonical, opaque
+from fxplastic.identity import Field, Names, add_field, canonical, opaque, opaque_axis
 from fxplastic.rules.base import Call, across, rule
 from fxplastic.rules.contraction import _plus, contract
 
@@ -31,7 +31,7 @@ def convolution(call: Call) -> Names:
     w_fields = across(call, weight, space, reason="it is a kernel axis of a convolution")
     w_fields = _flat(w_fields)
     if groups > 1:
-        w_fields = _grouped_weight(call, w_fields, groups, transposed=transposed)
+        w_fields = _grouped_weight(call, w_fields, groups)
         x_fields = [_split_axis(f, 1, groups) for f in x_fields]
     a, b = replace(x, fields=tuple(x_fields)), replace(weight, fields=tuple(w_fields))
     names = contract(call, a, b, _equation(grouped=groups > 1, transposed=transposed))
@@ -77,29 +77,39 @@ def _join_axes(ids: torch.Tensor, channels: int, groups: int) -> torch.Tensor:
     return canonical(full.reshape(ids.shape[0], channels))
 
 
-def _grouped_weight(
-    call: Call, fields: Sequence[Field], groups: int, *, transposed: bool
-) -> list[Field]:
+def _grouped_weight(call: Call, fields: Sequence[Field], groups: int) -> list[Field]:
     """Weight fields over (group, first-axis rest, local axis)."""
-    result = []
-    for f in fields:
-        if f.axes == (1,):
-            result.append(_told_apart(call, f, groups))
-        else:
-            result.append(_split_axis(f, 0, groups))
-    return result
+    rows = next((f for f in fields if f.axes == (0,)), None)
+    return [
+        _told_apart(call, f, rows, groups) if 1 in f.axes else _split_axis(f, 0, groups)
+        for f in fields
+    ]
 
 
-def _told_apart(call: Call, f: Field, groups: int) -> Field:
-    ledger = call.ledger
-    flat = f.ids.reshape(-1)
-    for site in f.carriers or ():
-        atoms = ledger.atoms(site)
-        if len(f.carriers or ()) == 1 and torch.equal(atoms, flat):
+def _told_apart(call: Call, f: Field, rows: Field | None, groups: int) -> Field:
+    """The local axis, one set of atoms for each group; frozen if it is not a parameter's own.
+
+    Which rows are a group's is known only where the weight has the rows of the parameter, all of
+    them and in their order.
+    """
+    ledger, site = call.ledger, _whole_axis(call, f, 1)
+    first = None if rows is None else _whole_axis(call, rows, 0)
+    if site is not None and first is not None:
+        one, other = ledger.sites[site], ledger.sites[first]
+        if (one.parameter, one.axis, other.axis) == (other.parameter, 1, 0):
             split = ledger.split_site(site, groups)
-            ids = ledger.atoms(split).reshape(groups, 1, -1)
-            return Field(ids, frozenset({split}))
+            return Field(ledger.atoms(split).reshape(groups, 1, -1), frozenset({split}))
     ledger.release(f.carriers)
-    reason = "a grouped convolution uses a weight that is computed from the parameter"
+    reason = f"{ledger.op} uses a weight in groups that is computed from the parameter"
     ledger.freeze_fields([f], reason, "law")
-    return f.with_ids(f.ids.reshape(1, 1, -1))
+    return Field(opaque_axis((1, 1, call.args[1].shape[1]), 2).ids)
+
+
+def _whole_axis(call: Call, f: Field, axis: int) -> int | None:
+    """The one site whose atoms, all of them and in their order, `f` is along `axis`."""
+    sites = sorted(f.carriers or ())
+    if f.axes != (axis,) or len(sites) != 1:
+        return None
+    site = sites[0]
+    whole = torch.equal(call.ledger.atoms(site), f.ids.reshape(-1))
+    return site if whole else None

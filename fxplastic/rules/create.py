@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from fxplastic.identity import Names, opaque
 from fxplastic.rules.base import Call, rule
 
@@ -39,7 +41,16 @@ def sampled(call: Call) -> Names:
     return Names(opaque(call.out.shape), call.names(0).data)
 
 
-@rule("arange", "linspace", "logspace", "eye", "randperm", "rand", "randn", "randint",
+@rule("arange", reads=False)
+def counted(call: Call) -> Names:
+    """Numbers in a row, whose values are known where they can be an index."""
+    known = None
+    if not call.out.is_floating_point():
+        known = call.func(*call.args, **{**call.kwargs, "device": torch.device("cpu")})
+    return Names(opaque(call.out.shape), known=known)
+
+
+@rule("linspace", "logspace", "eye", "randperm", "rand", "randn", "randint",
       "rand_like", "randn_like", "randint_like", "tril_indices", "triu_indices", "uniform_",
       "normal_", "exponential_", "random_", reads=False)  # fmt: skip
 def told_apart(call: Call) -> tuple[Names, ...]:

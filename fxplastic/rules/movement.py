@@ -147,8 +147,9 @@ def move(call: Call) -> tuple[Names, ...]:
 def _padded(call: Call, dims: Sequence[int]) -> tuple[Names, ...]:
     """Positions of the border have no name; a mask along each padded axis tells them apart."""
     shape, pads = call.args[0].shape, call.args[1]
-    touched = [d for i, d in enumerate(reversed(dims)) if any(pads[2 * i : 2 * i + 2])]
-    used = [n for i, d in enumerate(reversed(dims)) for n in _if(d in touched, pads[2 * i :][:2])]
+    pairs = {d: pads[2 * i : 2 * i + 2] for i, d in enumerate(reversed(dims))}
+    touched = [d for d, pair in pairs.items() if any(pair)]
+    used = [n for pair in pairs.values() for n in (pair if any(pair) else (0, 0))]
 
     def pad(ids: Tensor) -> Tensor:
         if not any(ids.shape[d] > 1 for d in touched):
@@ -158,17 +159,10 @@ def _padded(call: Call, dims: Sequence[int]) -> tuple[Names, ...]:
     (names,) = moved(call, pad)
     fields = list(names.fields)
     for d in touched:
-        ids = torch.full([1] * len(shape), -1, dtype=torch.int32)
-        border = canonical(torch.constant_pad_nd(_spelled(ids, shape, [d]), used, 0))
-        for a in touched:
-            border = border if a == d else border.narrow(a, border.shape[a] // 2, 1)
-        add_field(fields, Field(border))
+        border = torch.constant_pad_nd(torch.full((shape[d],), -1, dtype=torch.int32), pairs[d], 0)
+        add_field(fields, Field(border.reshape([-1 if a == d else 1 for a in range(len(shape))])))
     names = replace(names, fields=tuple(fields), known=None)
     return _affine_pad(call, (names,)) if call.arg(2, "value", 0) else (names,)
-
-
-def _if(condition: bool, pair: Sequence[int]) -> Sequence[int]:
-    return pair if condition else (0, 0)
 
 
 def _affine_pad(call: Call, names: tuple[Names, ...]) -> tuple[Names, ...]:

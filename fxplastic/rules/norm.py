@@ -60,7 +60,12 @@ def batch_norm(call: Call) -> tuple[Names, ...]:
     for g in opaque(call.args[0].shape, dims):
         add_field(fields, g)
     vectors = [_along(call.lookup(t), 1, ndim) for t in call.args[1:5] if t is not None]
-    return _outputs(call, _affine(call, fields, vectors), x.data, passed)
+    normed = _affine(call, fields, vectors)
+    if call.args[5]:  # in training the statistics are updated, which the schema does not say
+        told = tuple(Field(f.ids.reshape(-1)) for f in normed if f.axes == (1,))
+        for statistic in (t for t in call.args[3:5] if t is not None):
+            call.assign(statistic, Names(told, x.data))
+    return _outputs(call, normed, x.data, passed)
 
 
 @rule("native_layer_norm")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from fxplastic.identity import Field, Names, add_field, opaque
 from fxplastic.rules.base import Call, across, rule
+from fxplastic.rules.combine import note_use
 
 # op -> (position of its dim argument, position of keepdim or None)
 _REDUCTIONS = {
@@ -43,7 +44,8 @@ def reduction(call: Call) -> tuple[Names, ...]:
     dims = call.dims(_dim_argument(call, _REDUCTIONS[name][0]), ndim)
     reason = f"{call.ledger.op} reduces over it: copies would count twice"
     fields = list(x.fields)
-    if name == "sum":
+    rounds = not (call.out.is_floating_point() or call.out.is_complex())
+    if name == "sum" and not rounds:
         fields = _summed_out(call, fields, dims)
     kept = across(call, Names(tuple(fields), x.data), dims, reason=reason)
     result: list[Field] = []
@@ -52,17 +54,21 @@ def reduction(call: Call) -> tuple[Names, ...]:
         if not _keeps_dim(call):
             ids = ids.reshape([n for a, n in enumerate(ids.shape) if a not in dims])
         add_field(result, f.with_ids(ids))
-    fields_out = tuple(_drop_carriers(call, result, linear=name in ("sum", "mean")))
+    fields_out = tuple(_drop_carriers(call, result, linear=name in ("sum", "mean") and not rounds))
     return (Names(fields_out, x.data),) * len(call.outs)
 
 
 def _summed_out(call: Call, fields: Sequence[Field], dims: Sequence[int]) -> list[Field]:
-    """Take out the neuron fields that a sum consumes."""
+    """Take out the neuron fields that a sum consumes: alone on their axes, linear, complete."""
     kept = []
     for f in fields:
+        others = [g for g in fields if g is not f]
         inside = bool(f.axes) and set(f.axes).issubset(dims)
-        if inside and f.neural and f.carriers is not None and bool((f.ids > 0).all()):
+        alone = not any(g.neural and set(g.axes).intersection(f.axes) for g in others)
+        complete = f.neural and f.carriers is not None and bool((f.ids > 0).all())
+        if inside and alone and complete:
             call.ledger.consume(f.carriers)
+            note_use(call.ledger, f, others)
         else:
             kept.append(f)
     return kept

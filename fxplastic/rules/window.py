@@ -8,7 +8,7 @@ from fxplastic.rules.base import Call, across, rule
 # op -> number of trailing axes it slides along
 _WINDOWS = {
     "avg_pool2d": 2, "avg_pool3d": 3, "max_pool2d_with_indices": 2,
-    "max_pool3d_with_indices": 3, 
+    "max_pool3d_with_indices": 3,
     "_adaptive_avg_pool2d": 2, "_adaptive_avg_pool3d": 3, "adaptive_max_pool2d": 2,
     "adaptive_max_pool3d": 3, "upsample_nearest1d": 1, "upsample_nearest2d": 2,
     "upsample_nearest3d": 3, "_upsample_nearest_exact1d": 1, "_upsample_nearest_exact2d": 2,

@@ -1,4 +1,4 @@
-"""One sample per op that has a rule: along other axes it lets neurons pass, along theirs it does not.
+"""One sample per op that has a rule: beside the neurons' axis they pass, along it they do not.
 
 The tables of the rules name, for each op, the axes that it mixes. Every op appears here twice, once
 beside the neurons' axis and once along it, so that a wrong axis in a table is seen.
@@ -14,6 +14,7 @@ from tests.adversarial.case import HIDDEN, MAPS, TOKENS, Case, maps, plain, rows
 
 Op = Callable[[Tensor], Tensor]
 STUCK = {"i.weight:0": "", "o.weight:1": ""}
+OVER = {"i.weight:0": "over it", "o.weight:1": ""}
 VOLUMES = (4, 3, 4, 4, 4)
 LINES = (4, 3, 6)
 SHAPES = {1: LINES, 2: MAPS, 3: VOLUMES}
@@ -291,7 +292,7 @@ def along_cases() -> list[Case]:
             token_case(
                 f"{name}_along",
                 lambda h, op=op: h.relu() + op(h, 2),
-                {"i.weight:0": "over it", "o.weight:1": ""},
+                OVER,
             )
         )
     return cases
@@ -300,7 +301,7 @@ def along_cases() -> list[Case]:
 CASES = (
     *window_cases(),
     *along_cases(),
-    *(token_case(name, op, {"i.weight:0": "over it", "o.weight:1": ""}) for name, op in WHOLE.items()),
+    *(token_case(name, op, OVER) for name, op in WHOLE.items()),
     *(token_case(f"{name}_by_position", op, HIDDEN) for name, op in ACTIVATIONS.items()),
     *(token_case(f"{name}_passes", op, HIDDEN) for name, op in MOVED.items()),
     *(token_case(f"{name}_binds", op, STUCK) for name, op in BOUND.items()),
