@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fxplastic.identity import Carriers, Field, Ids
 
 Hashes = NDArray[np.uint64]
-Mark = tuple[int, int]
+Mark = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class Ledger:
     _next: int = 1
     _split: dict[tuple[int, int], int] = field(default_factory=dict)
     _replaced: set[int] = field(default_factory=set)
+    _used: list[Ids] = field(default_factory=list)
 
     def new_site(
         self, parameter: str, axis: int, length: int, splits: int = 1, parent: int | None = None
@@ -138,12 +139,13 @@ class Ledger:
     # ------------------------------------------------------------ what was said since
     def mark(self) -> Mark:
         """Where the record stands now."""
-        return len(self.edges), len(self.freezes)
+        return len(self.edges), len(self.freezes), len(self._used)
 
     def since(self, mark: Mark) -> set[int]:
-        """Atoms that were united with others or frozen since `mark`, or told apart by group."""
+        """Atoms that were united, frozen or taken up since `mark`, or told apart by group."""
         arrays = [ids for edge in self.edges[mark[0] :] for ids in edge]
         arrays += [freeze.ids for freeze in self.freezes[mark[1] :]]
+        arrays += self._used[mark[2] :]
         return self._replaced.union(int(i) for ids in arrays for i in np.unique(ids))
 
     # ------------------------------------------------------------ what rules write
@@ -178,6 +180,11 @@ class Ledger:
         keep = ids > 0
         if keep.any():
             self.events.append(Event(ids[keep], (), labels[keep], self.place, self.op))
+
+    def use(self, ids: Ids, labels: Hashes) -> None:
+        """The signal of these atoms ends here, taken up; they are told apart by `labels`."""
+        self._used.append(ids)
+        self.context(ids, labels)
 
     def consume(self, carriers: Carriers) -> None:
         """These sites take up the neuron's signal: their slices are scaled by the share."""

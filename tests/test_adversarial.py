@@ -7,8 +7,8 @@ import pytest
 from torch import Tensor, nn
 
 import fxplastic
-from fxplastic.discover import LOST
 from fxplastic.module import PlasticModule
+from fxplastic.propagate import LOST
 from tests.adversarial import CASES, Case
 from tests.oracle import (
     assert_identity_is_bit_equal,

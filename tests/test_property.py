@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 import fxplastic
-from fxplastic.discover import LOST
+from fxplastic.propagate import LOST
 from tests.architectures import programs
 from tests.oracle import (
     MODES,

@@ -56,9 +56,10 @@ class Call:
         return self.lookup(self.args[index])
 
     def tensors(self) -> list[Tensor]:
-        """Every tensor that the op reads, lists opened: all arguments but `out`."""
+        """Every tensor that the op reads, lists opened: not `out`, nor what is copied over."""
         named = (value for key, value in self.kwargs.items() if key != "out")
-        return list(flat_tensors((*self.args, *named)))
+        first = 1 if self.func.overloadpacket.__name__ == "copy_" else 0
+        return list(flat_tensors((*self.args[first:], *named)))
 
     def freeze_argument(self, value: object, role: str) -> None:
         """Freeze the neurons in an argument that decides in another way than by being computed on.

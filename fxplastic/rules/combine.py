@@ -42,7 +42,7 @@ def note_use(ledger: Ledger, f: Field, others: Iterable[Field]) -> None:
     Without it, two neurons of which one is taken up here and the other is not would look alike.
     """
     labels = co_labels(set(f.axes), others)
-    ledger.context(f.array, np.zeros(1, np.uint64) if labels is None else labels)
+    ledger.use(f.array, np.zeros(1, np.uint64) if labels is None else labels)
 
 
 def meet(ledger: Ledger, a: Sequence[Field], b: Sequence[Field]) -> Pairs:

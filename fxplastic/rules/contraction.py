@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fxplastic.identity import Field, Names, add_field, opaque_classes
+from fxplastic.identity import Field, Names, add_field, opaque_classes, same_names
 from fxplastic.rules.base import Call, rule
 from fxplastic.rules.combine import meet, merge, note_use
 from fxplastic.rules.pointwise import align
@@ -42,8 +42,9 @@ def contract(call: Call, a: Names, b: Names, equation: str) -> Names:
     pairs = meet(call.ledger, fa, fb)
     summed = {i for i, x in enumerate(joint) if x not in out}
     gone = [f for f in (*fa, *fb) if summed.intersection(f.axes)]
-    for f in (f for f in gone if f.neural):
-        note_use(call.ledger, f, [g for g in (*fa, *fb) if g is not f])
+    if same_names(fa, fb):  # then they met without a record
+        for f in (f for f in fa if f.neural and summed.intersection(f.axes)):
+            note_use(call.ledger, f, [g for g in fa if g is not f])
     _take_up(call, fa, fb, summed, attention=a.data and b.data)
     if a.data and b.data:
         reason = f"{call.ledger.op} multiplies two activations (attention)"

@@ -102,7 +102,8 @@ def _told_apart(call: Call, f: Field, rows: Field | None, groups: int) -> Field:
     ledger.release(f.carriers)
     reason = f"{ledger.op} uses a weight in groups that is computed from the parameter"
     ledger.freeze_fields([f], reason, "law")
-    return Field(opaque_axis((1, 1, call.args[1].shape[1]), 2).ids)
+    local = call.args[1].shape[1]
+    return Field(opaque_axis((groups * local,), 0).ids.reshape(groups, 1, local))
 
 
 def _whole_axis(call: Call, f: Field, axis: int) -> int | None:

@@ -1,6 +1,6 @@
 """Small modules that a pass which guesses gets wrong, each with the verdict it must reach."""
 
-from tests.adversarial import attention, control, layers, movement, ops, roles
+from tests.adversarial import attention, control, layers, lost, movement, ops, roles
 from tests.adversarial.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -10,6 +10,7 @@ CASES: tuple[Case, ...] = (
     *attention.CASES,
     *control.CASES,
     *ops.CASES,
+    *lost.CASES,
 )
 
 __all__ = ["CASES", "Case"]

@@ -1,0 +1,351 @@
+"""Signals that a rule could lose on the way: in padding, slices, writes, indices and casts.
+
+In most of them the neurons have a proper consumer as well (`o`), so that nothing else freezes them.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.adversarial.case import HIDDEN, MAPS, ROWS, TOKENS, Case, parameter
+
+STUCK = {"i.weight:0": ""}
+Forward = Callable[[Any, Tensor, Tensor], Any]
+
+
+class Free(nn.Module):
+    """`i` and `o` with eight channels between them, further parts, and any forward."""
+
+    def __init__(self, forward: Forward, maps: bool, parts: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.i = nn.Conv2d(3, 8, 1) if maps else nn.Linear(6, 8)
+        self.o = nn.Conv2d(8, 3, 1) if maps else nn.Linear(8, 3)
+        self.run = forward
+        for name, make in parts.items():
+            part = make()
+            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.run(self, x, self.i(x))
+
+
+def free(
+    name: str,
+    forward: Forward,
+    verdict: Mapping[str, str],
+    shape: tuple[int, ...] = ROWS,
+    **parts: Any,
+) -> Case:
+    exact = any(verdict.values())
+    return Case(
+        name,
+        lambda: Free(forward, shape is MAPS, parts),
+        (shape,),
+        exact=verdict if exact else {},
+        frozen={} if exact else verdict,
+    )
+
+
+def beside(name: str, forward: Forward, **options: Any) -> Case:
+    """`forward` added to a proper use of the neurons; it is one that must freeze them."""
+    return free(
+        name, lambda s, x, h: s.o(h.tanh()) + forward(s, x, h), options.pop("v", STUCK), **options
+    )
+
+
+def weights(*shape: int) -> Callable[[], nn.Parameter]:
+    return lambda: parameter(*shape)
+
+
+def buffer(*shape: int) -> Callable[[], Tensor]:
+    return lambda: torch.randn(*shape)
+
+
+@dataclass
+class Scored:
+    scores: Tensor
+    features: Any
+
+
+def keep(h: Tensor, dim: int = 1) -> Tensor:
+    return h.mean(dim, keepdim=True)
+
+
+def into_view(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    buf = torch.zeros_like(h)
+    torch.mul(h, 2, out=buf[:, :])
+    return keep(buf)
+
+
+def into_base(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    buf = torch.zeros_like(h)
+    view = buf[:, :]
+    torch.mul(h, 2, out=buf)
+    return keep(view)
+
+
+def into_list(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    buf = torch.zeros_like(h)
+    torch._foreach_add_([buf], [h])
+    return keep(buf)
+
+
+def half_scaled(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    mask = torch.ones(8, dtype=h.dtype)
+    torch._foreach_mul_([mask[:4]], 3.0)
+    return s.o(h.tanh() * mask)
+
+
+def statistics_used(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    mean, var = torch.zeros(8, dtype=h.dtype), torch.ones(8, dtype=h.dtype)
+    F.batch_norm(h, mean, var, training=True)
+    return s.o(h) + mean.mean()
+
+
+def redrawn(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    if s.training:
+        s.n.normal_()
+    else:
+        h = h * s.n
+    return s.o(h.tanh())
+
+
+def written_by_out(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    y = s.o(h.tanh() * s.n)
+    if s.training:
+        torch.mean(x[:, :1] * torch.arange(8.0), 0, out=s.n)
+    return y
+
+
+def reset_consumer(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    y = (h * s.n).sum(1, keepdim=True) + s.o(h.tanh())
+    if s.training:
+        s.n.fill_(1.0)
+    return y
+
+
+def target(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    y = s.o((h - s.n).tanh())
+    if s.training:
+        s.n.copy_(h.mean(0))
+    return y
+
+
+def index_changes(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    y = s.o(h.tanh()[:, s.k])
+    if s.training:
+        s.k.copy_(s.k.roll(1))
+    return y
+
+
+def stay(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    return s.o(h.tanh()[:, s.k])
+
+
+def halves(s: Any, t: Tensor) -> Tensor:
+    return 3 * t[:, :4].sum(1, keepdim=True) + t[:, 4:].sum(1, keepdim=True)
+
+
+def by_dot(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    a, b = s.p.tanh() * s.w, s.p.tanh()
+    return s.o(h) + 3 * (a[:4] @ b[:4]) + a[4:] @ b[4:]
+
+
+def some_rows() -> Tensor:
+    return torch.tensor([7, 1, 4, 2, 0, 3])
+
+
+def grouped(weight: Callable[[Any], Tensor]) -> Forward:
+    return lambda s, x, h: F.conv2d(h, weight(s), groups=2)
+
+
+def transposed(weight: Callable[[Any], Tensor]) -> Forward:
+    return lambda s, x, h: s.o(F.conv_transpose2d(h, weight(s), groups=2).tanh())
+
+
+PADDED = (
+    free(
+        "padded_then_depthwise",
+        lambda s, x, h: s.o(s.d(F.pad(h, (1, 1, 1, 1))).relu()),
+        {**HIDDEN, "d.weight:0": "1x8"},
+        MAPS,
+        d=lambda: nn.Conv2d(8, 8, 3, groups=8),
+    ),
+    free(
+        "padded_then_normed",
+        lambda s, x, h: s.o(s.n(F.pad(h, (1, 1, 1, 1))).relu()),
+        {**HIDDEN, "n.weight:0": "1x8"},
+        MAPS,
+        n=lambda: nn.BatchNorm2d(8),
+    ),
+    free(
+        "padded_pooled_normed",
+        lambda s, x, h: s.o(s.n(F.avg_pool2d(F.pad(h, (1, 1, 1, 1)), 2)).relu()),
+        {**HIDDEN, "n.weight:0": "1x8"},
+        MAPS,
+        n=lambda: nn.BatchNorm2d(8),
+    ),
+    free(
+        "padded_to_one_side_then_convolved",
+        lambda s, x, h: s.o(s.m(F.pad(h, (1, 0, 1, 0))).relu()),
+        {**HIDDEN, "m.weight:1": "1x8", "m.weight:0": "1x8"},
+        MAPS,
+        m=lambda: nn.Conv2d(8, 8, 2),
+    ),
+    free(
+        "cropped_by_negative_padding",
+        lambda s, x, h: s.o(F.pad(h, (-1, -1, 2, -1)).relu()),
+        HIDDEN,
+        MAPS,
+    ),
+    free(
+        "zero_token_then_normed",
+        lambda s, x, h: s.o(
+            s.n(torch.cat([torch.zeros_like(h[:, :1]), h], 1).transpose(1, 2)).transpose(1, 2)
+        ),
+        {**HIDDEN, "n.weight:0": "1x8"},
+        TOKENS,
+        n=lambda: nn.BatchNorm1d(8),
+    ),
+    free(
+        "maximum_with_zeros",
+        lambda s, x, h: (
+            s.o(h) * torch.stack([torch.zeros_like(h), h]).amax(0).amax(1, keepdim=True)
+        ),
+        STUCK,
+    ),
+    beside(
+        "mean_with_the_input",
+        lambda s, x, h: keep(torch.stack([x[..., :1].expand(-1, 8), h], 1).mean(1)),
+    ),
+    free(
+        "border_of_one_axis_beside_another",
+        lambda s, x, h: s.o(h * F.pad(torch.ones(4, 4), (0, 4, 0, 1))[0][:, None, None]),
+        {"i.weight:0": "2x4", "o.weight:1": "2x4"},
+        MAPS,
+    ),
+)
+SUMS = (
+    free("halves_summed_apart", lambda s, x, h: halves(s, h * s.w), {}, w=weights(8)),
+    free("half_summed", lambda s, x, h: (h * s.w)[:, :4].sum(1, keepdim=True), {}, w=weights(8)),
+    free(
+        "pairs_summed",
+        lambda s, x, h: torch.cat([t.sum(1, True) for t in (h * s.w).split(2, 1)], 1) @ s.v,
+        {},
+        w=weights(8),
+        v=weights(4, 3),
+    ),
+    free(
+        "weighted_halves_summed",
+        lambda s, x, h: torch.cat([(h * s.w)[:, :4], 3 * (h * s.w)[:, 4:]], 1).sum(1, True),
+        {},
+        w=weights(8),
+    ),
+    free("consumer_partly_summed", lambda s, x, h: s.o(h) + s.o.weight[:, :4].sum(), {}),
+    free(
+        "unused_vector_summed",
+        lambda s, x, h: s.o(h.tanh()) + 3 * s.w[:4].sum() + s.w[4:].sum(),
+        HIDDEN,
+        w=weights(8),
+    ),
+    free(
+        "trace_of_a_matrix",
+        lambda s, x, h: s.o(h) + torch.einsum("ii->", s.w),
+        {"w:0": "", "w:1": ""},
+        w=weights(8, 8),
+    ),
+    free(
+        "flat_part_summed", lambda s, x, h: s.o(h) + s.w.flatten()[:12].sum(), {}, w=weights(3, 8)
+    ),
+    free("halves_of_a_dot_product", by_dot, {}, p=weights(8), w=weights(8)),
+    free(
+        "sum_to_whole_numbers",
+        lambda s, x, h: (h * s.w * 5).sum(1, keepdim=True, dtype=torch.long).double(),
+        STUCK,
+        w=weights(8),
+    ),
+    free(
+        "sum_of_whole_numbers",
+        lambda s, x, h: (h * s.w * 10).long().sum(1, keepdim=True).double(),
+        STUCK,
+        w=weights(8),
+    ),
+    free("summed_by_a_weight", lambda s, x, h: (h * s.w).sum(1, keepdim=True),
+         {"i.weight:0": "1x8", "w:0": "1x8"}, w=weights(8)),
+)  # fmt: skip
+GROUPED = tuple(
+    free(f"grouped_by_{name}", use(weight), {}, MAPS, w=weights(*shape), k=some_rows)
+    for name, use, shape, weight in (
+        ("flipped_rows", grouped, (8, 4, 1, 1), lambda s: s.w.flip(0)),
+        ("rolled_rows", grouped, (8, 4, 1, 1), lambda s: s.w.roll(2, 0)),
+        ("some_rows", grouped, (8, 4, 1, 1), lambda s: s.w[:4]),
+        ("chosen_rows", grouped, (8, 4, 1, 1), lambda s: s.w[s.k]),
+        ("swapped_halves", grouped, (8, 4, 1, 1), lambda s: torch.cat([s.w[4:], s.w[:4]])),
+        ("rows_twice", grouped, (4, 4, 1, 1), lambda s: s.w.repeat(2, 1, 1, 1)),
+        ("one_row", grouped, (1, 4, 1, 1), lambda s: s.w.expand(4, 4, 1, 1)),
+        ("transposed_weight", grouped, (4, 8, 1, 1), lambda s: s.w.transpose(0, 1)),
+        ("shuffled_rows", grouped, (8, 4, 1, 1),
+         lambda s: s.w.view(2, 4, 4).transpose(0, 1).reshape(8, 4, 1, 1)),
+        ("flipped_rows_transposed", transposed, (8, 4, 1, 1), lambda s: s.w.flip(0)),
+    )
+)  # fmt: skip
+IGNORED = (
+    beside("index_of_an_embedding", lambda s, x, h: F.embedding((h > 0).long(), s.t).mean(1),
+           t=weights(2, 3)),
+    beside("index_of_a_table", lambda s, x, h: s.t[(h > 0).long()].mean(1), t=weights(2, 3)),
+    beside("index_selected", lambda s, x, h: s.t.index_select(0, (h > 0).long().flatten())
+           .view(4, 8, 3).mean(1), t=buffer(2, 3)),
+    beside("weight_in_a_bag", lambda s, x, h: F.embedding_bag(
+        torch.zeros(4, 8).long(), s.t, per_sample_weights=h, mode="sum"), t=weights(2, 3)),
+    beside("index_in_a_bag", lambda s, x, h: F.embedding_bag((h > 0).long(), s.t, mode="sum"),
+           t=weights(2, 3)),
+    beside("noise_around_it", lambda s, x, h: keep(torch.normal(h, 1e-300))),
+    beside("probability", lambda s, x, h: keep(torch.empty_like(h).bernoulli_((h > 0).double()))),
+    beside("order_statistic", lambda s, x, h: h.flatten(2).kthvalue(3)[0].mean(1)[:, None, None,
+           None], shape=MAPS),
+    beside("statistics_of_a_norm", lambda s, x, h: torch.native_batch_norm(
+        h, None, None, None, None, True, 0.1, 1e-5)[1].mean()),
+)  # fmt: skip
+WRITTEN = (
+    beside("out_into_a_view", into_view),
+    beside("out_into_the_base", into_base),
+    beside("added_to_a_list", into_list),
+    free("half_scaled_in_a_list", half_scaled, STUCK),
+    free("statistics_kept_outside", statistics_used, STUCK, MAPS),
+    free("buffer_redrawn_in_training", redrawn, STUCK, n=buffer(8)),
+    free("buffer_written_in_training", written_by_out, STUCK, n=buffer(8)),
+    free("consumer_reset_in_training", reset_consumer, STUCK, n=buffer(8)),
+    free("buffer_copied_in_training", target, {**HIDDEN, "n:0": "1x8"}, n=buffer(8)),
+    free("index_rolled_in_training", index_changes, STUCK, k=lambda: torch.arange(8)),
+    free("index_that_stays", stay, HIDDEN, k=lambda: torch.arange(8)),
+    free("index_negated", lambda s, x, h: s.o(h.tanh()) + s.p(h.tanh()[:, -s.k]), {},
+         k=lambda: torch.arange(8), p=lambda: nn.Linear(8, 3)),
+    free("index_through_a_mask", lambda s, x, h: s.p(h[:, s.k.bool().long()]), {},
+         k=lambda: torch.tensor([0, 3]), p=lambda: nn.Linear(2, 3)),
+    free("index_that_wraps", lambda s, x, h: s.p(h[:, (s.k + 256).to(torch.uint8).long()]), {},
+         k=lambda: torch.arange(8), p=lambda: nn.Linear(8, 3)),
+)  # fmt: skip
+ROUNDED = tuple(
+    beside(f"weight_{name}", lambda s, x, h, effect=effect: F.linear(h.tanh(), effect(3 * s.w)),
+           v={"w:1": ""}, w=weights(3, 8))
+    for name, effect in {
+        "divided_to_floor": lambda w: torch.div(w, 0.3, rounding_mode="floor"),
+        "divided_to_zero": lambda w: w.clone().div_(0.3, rounding_mode="trunc"),
+        "cast_to_int": lambda w: (w * 5).long().double(),
+        "cast_to_bool": lambda w: w.bool().double(),
+        "cast_to_type": lambda w: (w * 5).type_as(torch.arange(2)).double(),
+        "summed_to_int": lambda w: torch.stack([5 * w, w]).sum(0, dtype=torch.long).double(),
+    }.items()
+)  # fmt: skip
+RETURNED = (
+    free("features_in_a_dataclass", lambda s, x, h: Scored(s.o(h), h), STUCK),
+    free("features_in_nested_containers", lambda s, x, h: {"a": [s.o(h), Scored(h, None)]}, STUCK),
+)
+CASES = (*PADDED, *SUMS, *GROUPED, *IGNORED, *WRITTEN, *ROUNDED, *RETURNED)
