@@ -125,21 +125,25 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _write(self, out: Tensor, names: Names, *, in_place: bool) -> None:
         """Attach names to an output; a write into memory that others see must not rename it."""
         if in_place:
-            before = self.names(out)
-            self._note_stale(out)
-            if id(out) in self._seeded:  # what a buffer holds next time is what is written now
-                pairs = meet(self.ledger, before.fields, names.fields)
-                fields = merge(self.ledger, before.fields, names.fields, pairs, "none")
-                names = Names(fields, names.data)
-            others = []
-            for t in self._sharing(out):
-                if t is not out and _same_geometry(t, out):
-                    self.give(t, names)  # another handle on the very same elements
-                elif t is not out:
-                    others.append(t)
-            if others:
-                names = self._overwrite(before, names, others, out)
+            names = self._written_over(out, names)
         self.give(out, self._settled(out, names))
+
+    def _written_over(self, out: Tensor, names: Names) -> Names:
+        """What `out` is called after a write; other tensors on the same memory are told."""
+        before = self.names(out)
+        self._note_stale(out)
+        sharing = self._sharing(out)
+        same = [t for t in sharing if t is not out and _same_geometry(t, out)]
+        for t in (out, *same):
+            if id(t) in self._seeded:  # what a buffer holds next time is what is written now
+                old = self.names(t).fields
+                pairs = meet(self.ledger, old, names.fields)
+                fields = merge(self.ledger, old, names.fields, pairs, "none")
+                names = Names(fields, names.data)
+        for t in same:
+            self.give(t, names)  # another handle on the very same elements
+        others = [t for t in sharing if t is not out and not _same_geometry(t, out)]
+        return self._overwrite(before, names, others, out) if others else names
 
     def _note_stale(self, out: Tensor) -> None:
         """Values that were known of a buffer are none, once some call of the model writes to it."""

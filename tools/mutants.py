@@ -161,7 +161,7 @@ def draw_programs(count: int) -> list[Any]:
 # --- processes --------------------------------------------------------------------------------
 
 
-def forked(work: Any, *arguments: Any) -> tuple[int, Path]:
+def forked(work: Any, *arguments: Any, patience: int = 0) -> tuple[int, Path]:
     """Run `work` in a child process; its pickled result goes to a file."""
     path = Path(tempfile.mkstemp(suffix=".pickle")[1])
     child = os.fork()
@@ -169,7 +169,7 @@ def forked(work: Any, *arguments: Any) -> tuple[int, Path]:
         return child, path
     status = 1
     try:
-        signal.alarm(PATIENCE)
+        signal.alarm(patience)
         path.write_bytes(pickle.dumps(work(*arguments)))
         status = 0
     finally:
@@ -203,7 +203,9 @@ def run(found: list[Mutant], reach: Reach, programs: list[Any], jobs: int) -> di
         while waiting or running:
             while waiting and len(running) < jobs:
                 mutant = waiting.pop()
-                child, path = forked(examine, mutant, reach.cases(mutant), programs)
+                child, path = forked(
+                    examine, mutant, reach.cases(mutant), programs, patience=PATIENCE
+                )
                 running[child] = mutant, path
             child, status = os.wait()
             mutant, path = running.pop(child)
@@ -274,7 +276,9 @@ def main() -> int:
     paths = [RULES / f"{name}.py" for name in options.files] or sorted(RULES.glob("*.py"))
     found = [mutant for path in paths for mutant in mutants(path)]
     start = time.perf_counter()
-    reach: Reach = in_child(measure_reach)
+    reach = in_child(measure_reach)
+    if not isinstance(reach, Reach):
+        raise SystemExit(f"measuring which modules reach which line {reach}")
     programs = draw_programs(PROGRAMS)
     broken = in_child(examine, None, sorted(reach.weight), programs)
     if broken:

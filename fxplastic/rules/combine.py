@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
+import torch
 
 from fxplastic.identity import Carriers, Field, add_field, classes, determines, same_names
 from fxplastic.ledger import Hashes, Ledger, mix
@@ -112,12 +113,16 @@ def merge(
 
 
 def _keep(ledger: Ledger, result: list[Field], f: Field, g: Field, joint: _Joint) -> Field:
-    """The finer one of two united fields; both where neither tells all positions apart."""
+    """The finer one of two united fields; both where neither tells all positions apart.
+
+    Where the finer one has no name (padding), the other's stands.
+    """
     carriers = joint(ledger, f.carriers, g.carriers)
-    if len(g.axes) <= len(f.axes) and determines(f.array, g.array):
-        return Field(f.ids, carriers)
-    if determines(g.array, f.array):
-        return Field(g.ids, carriers)
+    for fine, coarse in ((f, g), (g, f)):
+        if len(coarse.axes) <= len(fine.axes) and determines(fine.array, coarse.array):
+            bare = bool(((fine.ids == 0) & (coarse.ids > 0)).any())
+            ids = torch.where(fine.ids == 0, coarse.ids, fine.ids) if bare else fine.ids
+            return Field(ids, carriers)
     ledger.release(carriers)
     result.append(Field(g.ids))
     return Field(f.ids)

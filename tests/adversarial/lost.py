@@ -138,6 +138,12 @@ def target(s: Any, x: Tensor, h: Tensor) -> Tensor:
     return y
 
 
+def drawn_behind_its_back(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    if s.training:
+        s.i.bias.data.uniform_(0, 1)
+    return s.o(h)
+
+
 def index_changes(s: Any, x: Tensor, h: Tensor) -> Tensor:
     y = s.o(h.tanh()[:, s.k])
     if s.training:
@@ -322,6 +328,7 @@ WRITTEN = (
     free("buffer_redrawn_in_training", redrawn, STUCK, n=buffer(8)),
     free("buffer_written_in_training", written_by_out, STUCK, n=buffer(8)),
     free("consumer_reset_in_training", reset_consumer, STUCK, n=buffer(8)),
+    free("bias_redrawn_in_training", drawn_behind_its_back, STUCK),
     free("buffer_copied_in_training", target, {**HIDDEN, "n:0": "1x8"}, n=buffer(8)),
     free("index_rolled_in_training", index_changes, STUCK, k=lambda: torch.arange(8)),
     free("index_that_stays", stay, HIDDEN, k=lambda: torch.arange(8)),

@@ -236,6 +236,18 @@ class ChannelsAsBatchNormed(ChannelsAsBatch):
         self.m = nn.BatchNorm2d(1)
 
 
+class OneApartNormed(Rows):
+    """A single channel goes its own way and comes back, so that its norm's slot has no partner."""
+
+    def add(self) -> None:
+        self.n, self.p = nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.i(x)
+        h = torch.cat([h[:, 1:].tanh(), h[:, :1].relu()], 1)
+        return self.o(self.n(h).relu()) + self.p(self.n.weight)
+
+
 class SlimmedLayer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -303,6 +315,7 @@ CASES = (
     row_case("repeat_times_repeat_interleave", repeats_multiplied, out=16),
     row_case("unequal_concats_added", unequal_concats_added, STUCK),
     row_case("two_reshapes_added", two_reshapes_added),
+    Case("one_apart_then_normed", OneApartNormed, exact={"i.weight:0": "1x7", "n.weight:0": "1x7"}),
     row_case("channel_shuffle", lambda h: shuffle(h.relu(), 2), HIDDEN),
     row_case("channel_shuffle_added", residual(shuffle)),
     row_case("maximum_of_pairs", lambda h: h.view(-1, 4, 2).amax(2), out=4),
