@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -113,17 +114,17 @@ class Reach:
 
 def measure_reach() -> Reach:
     """Discover every module once, and note what was executed."""
-    from fxplastic import discover
+    from fxplastic import propagate
     from tests import test_adversarial as checks
 
     reach, here = Reach(), ""
-    find = discover.find
+    find = propagate.find
 
     def noted(function: Any) -> Any:
         reach.ops.setdefault(function.overloadpacket.__name__, set()).add(here)
         return find(function)
 
-    discover.find = noted
+    propagate.find = noted
     meter = coverage.Coverage(include=[str(RULES / "*")], data_file=None, config_file=False)
     meter.start()
     for case in tqdm(checks.RUNNING, desc="reach", unit="module"):
@@ -172,6 +173,9 @@ def forked(work: Any, *arguments: Any, patience: int = 0) -> tuple[int, Path]:
         signal.alarm(patience)
         path.write_bytes(pickle.dumps(work(*arguments)))
         status = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(status)
 
