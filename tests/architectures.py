@@ -137,6 +137,22 @@ def depthwise(b: Builder) -> None:
     b.widen(times * b.width)
 
 
+@move(3, when=lambda b: b.shape[1] % 2 == 0)
+def conv_in_depth(b: Builder) -> None:
+    new = b.pick(*WIDTHS)
+    b.step("in_depth", (b.layer("conv3d", b.width, new, b.pick(1, b.divisor(b.width, new))),))
+    b.widen(new)
+
+
+@move(2)
+def conv_of_tokens(b: Builder) -> None:
+    new = b.pick(*WIDTHS)
+    kind, groups = b.pick("conv1d", "transposed1d"), b.pick(1, b.divisor(b.width, new))
+    options = (b.width, new, groups) if kind == "conv1d" else (b.width, new)
+    b.step("along_tokens", (b.layer(kind, *options),))
+    b.widen(new)
+
+
 @move(3, when=lambda b: b.shape[1] <= 4)
 def transposed(b: Builder) -> None:
     new = b.pick(*WIDTHS)

@@ -78,6 +78,9 @@ BUILD: dict[str, Callable[..., nn.Module]] = {
     "linear": lambda c, new, bias: nn.Linear(c, new, bias),
     "conv": convolution,
     "transposed": lambda c, new, groups: nn.ConvTranspose2d(c, new, 2, 2, groups=groups),
+    "conv1d": lambda c, new, groups: nn.Conv1d(c, new, 3, padding=1, groups=groups),
+    "conv3d": lambda c, new, groups: nn.Conv3d(c, new, (1, 3, 3), padding=(0, 1, 1), groups=groups),
+    "transposed1d": lambda c, new: nn.ConvTranspose1d(c, new, 3, padding=1),
     "standardised": Standardised,
     "batch_norm": nn.BatchNorm2d,
     "batch_norm_of_rows": nn.BatchNorm1d,
@@ -177,6 +180,17 @@ def fused_attention(x: Tensor, qkv: Layer, out: Layer, heads: int) -> Tensor:
     return x + out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c))
 
 
+def along_tokens(x: Tensor, layer: Layer) -> Tensor:
+    """A layer on ``[B, C, N]``."""
+    return layer(x.transpose(1, 2)).transpose(1, 2)
+
+
+def in_depth(x: Tensor, layer: Layer) -> Tensor:
+    """A three-dimensional layer on two slices of the map, ``[B, C, 2, H / 2, W]``."""
+    b, _, height, width = x.shape
+    return layer(x.view(b, -1, 2, height // 2, width)).reshape(b, -1, height, width)
+
+
 RUN: dict[str, Callable[..., Tensor]] = {
     "layer": lambda x, layer: layer(x),
     "activation": act,
@@ -200,6 +214,8 @@ RUN: dict[str, Callable[..., Tensor]] = {
     "attention": attention,
     "attention_by_hand": attention_by_hand,
     "fused_attention": fused_attention,
+    "along_tokens": along_tokens,
+    "in_depth": in_depth,
     "to_tokens": lambda x: x.flatten(2).transpose(1, 2),
     "flatten": lambda x: x.flatten(1),
     "mean_of_map": lambda x: x.mean((2, 3)),

@@ -9,8 +9,6 @@ import torch
 from tests.exact_checks import failures, measure
 from tests.exact_models import SMALL, SPECS, ModelSpec
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def _one_thread():
