@@ -270,44 +270,41 @@ def run(found: list[Mutant], subjects: list[Subject], jobs: int) -> dict[Mutant,
 
 # --- the table --------------------------------------------------------------------------------
 
+HEAD = """# Mutants of the semantic rules
+
+Made by `make mutants` in {minutes:.0f} minutes on {machine}; {versions}.
+
+Each mutant is one mistake in a rule: a union or a context dropped, a role swapped, a freeze
+skipped, a wrong axis. It is killed when an adversarial module gets another verdict than it must
+get, or a turnover that is not masking, or when a random architecture does.
+
+{total} mutants, {killed} killed, {survived} survived.
+
+| rules | mistake | mutants | killed | survived |
+| --- | --- | --- | --- | --- |
+"""
+
 
 def render(killed: dict[Mutant, str], seconds: float) -> str:
     """The document."""
-    counts: dict[tuple[str, str], Counter[str]] = {}
-    for mutant, by in killed.items():
-        row = counts.setdefault((mutant.path.stem, mutant.operator), Counter())
-        row["survived" if not by else "killed"] += 1
-        row["by a random architecture"] += by.startswith("random")
+    counts: dict[tuple[str, str], Counter[bool]] = {}
+    for mutant, killer in killed.items():
+        counts.setdefault((mutant.path.stem, mutant.operator), Counter())[bool(killer)] += 1
+    total = sum(counts.values(), Counter())
+    head = HEAD.format(
+        minutes=seconds / 60,
+        machine=machine(),
+        versions=", ".join(f"{name} {version}" for name, version in versions().items()),
+        total=total.total(),
+        killed=total[True],
+        survived=total[False],
+    )
     lines = [
-        f"| {file} | {operator} | {row.total() - row['by a random architecture']} | "
-        f"{row['killed']} | {row['survived']} |"
+        f"| {file} | {operator} | {row.total()} | {row[True]} | {row[False]} |"
         for (file, operator), row in sorted(counts.items())
     ]
     survivors = [f"- `{m}`" for m, by in killed.items() if not by] or ["None."]
-    total = Counter(bool(by) for by in killed.values())
-    known = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return "\n".join(
-        [
-            "# Mutants of the semantic rules",
-            "",
-            f"Made by `make mutants` in {seconds / 60:.0f} minutes on {machine()}; {known}.",
-            "",
-            "Each mutant is one mistake in a rule: a union or a context dropped, a role swapped, a",
-            "freeze skipped, a wrong axis. It is killed when an adversarial module gets another",
-            "verdict, or a turnover that is not masking, or when a random architecture does.",
-            "",
-            f"{total.total()} mutants, {total[True]} killed, {total[False]} survived.",
-            "",
-            "| rules | mistake | mutants | killed | survived |",
-            "| --- | --- | --- | --- | --- |",
-            *lines,
-            "",
-            "## Survivors",
-            "",
-            *survivors,
-            "",
-        ]
-    )
+    return head + "\n".join([*lines, "", "## Survivors", "", *survivors, ""])
 
 
 def main() -> int:
@@ -320,56 +317,11 @@ def main() -> int:
     found = [mutant for path in paths for mutant in mutants(path)]
     start = time.perf_counter()
     subjects = make_subjects()
-    broken = first_failure(subjects)  # each is checked in full: nothing is known to be right yet
+    broken = first_failure(subjects)  # checked in full: what is right is not known yet
     if broken:
         print(f"without any mutant: {broken}")
         return 1
     killed = run(found, subjects, options.jobs)
-    survivors = [f"- `{m}`" for m, by in killed.items() if not by] or ["None."]
-    total = Counter(bool(by) for by in killed.values())
-    known = ", ".join(f"{name} {version}" for name, version in versions().items())
-    return "\n".join(
-        [
-            "# Mutants of the semantic rules",
-            "",
-            f"Made by `make mutants` in {seconds / 60:.0f} minutes on {machine()}; {known}.",
-            "",
-            "Each mutant is one mistake in a rule: a union or a context dropped, a role swapped, a",
-            "freeze skipped, a wrong axis. It is killed when an adversarial module gets another",
-            "verdict, or a turnover that is not masking, or when a random architecture does.",
-            "",
-            f"{total.total()} mutants, {total[True]} killed, {total[False]} survived.",
-            "",
-            "| rules | mistake | mutants | killed | survived |",
-            "| --- | --- | --- | --- | --- |",
-            *lines,
-            "",
-            "## Survivors",
-            "",
-            *survivors,
-            "",
-        ]
-    )
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("files", nargs="*", help="as in pointwise; all when none is given")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    paths = [RULES / f"{name}.py" for name in options.files] or sorted(RULES.glob("*.py"))
-    found = [mutant for path in paths for mutant in mutants(path)]
-    start = time.perf_counter()
-    reach = in_child(measure_reach)
-    if not isinstance(reach, Reach):
-        raise SystemExit(f"measuring which modules reach which line {reach}")
-    programs = draw_programs(PROGRAMS)
-    broken = in_child(examine, None, sorted(reach.weight), programs)
-    if broken:
-        print(f"without any mutant: {broken}")
-        return 1
-    killed = run(found, reach, programs, options.jobs)
     survivors = [mutant for mutant, by in killed.items() if not by]
     print(f"{len(killed)} mutants, {len(killed) - len(survivors)} killed")
     for mutant in survivors:
