@@ -48,18 +48,18 @@ def leaves(output: Any) -> list[Tensor]:
 
 
 @contextmanager
-def untouched_buffers(module: nn.Module) -> Iterator[None]:
-    """Puts every buffer object, its values and every training flag back afterwards."""
+def untouched(module: nn.Module) -> Iterator[None]:
+    """Puts every buffer object, all values and every training flag back afterwards."""
     owners = [(m, m.training, dict(m._buffers)) for m in module.modules()]
-    values = [(b, b.clone()) for _, _, buffers in owners for b in buffers.values() if b is not None]
+    values = [(t, t.detach().clone()) for t in (*module.parameters(), *module.buffers())]
     try:
         yield
     finally:
         for owner, training, buffers in owners:
             owner.training = training
             owner._buffers.update(buffers)
-        for buffer, value in values:
-            buffer.copy_(value)
+        for tensor, value in values:
+            tensor.copy_(value)
 
 
 def outputs(module: nn.Module, inputs: Inputs, mode: str, seed: int = 0) -> list[Tensor]:
@@ -67,7 +67,7 @@ def outputs(module: nn.Module, inputs: Inputs, mode: str, seed: int = 0) -> list
 
     ``"train then eval"`` shows what the train-mode run left in the buffers.
     """
-    with torch.no_grad(), untouched_buffers(module):
+    with torch.no_grad(), untouched(module):
         module.train(mode != "eval")
         torch.manual_seed(seed)
         result = leaves(module(*inputs))

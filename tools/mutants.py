@@ -161,8 +161,9 @@ class Reach:
     def names(self, mutant: Mutant) -> list[str]:
         """Those that can see a mutant; those that reach little come first."""
         found = self.lines.get((mutant.path.name, mutant.line), set())
-        if not mutant.function:
-            found = self.ops.get(mutant.row, set()) or set(self.weight)
+        if not mutant.function:  # the rows of most tables are ops
+            found = self.ops.get(mutant.row, set()) if mutant.path.stem != "combine" else set()
+            found = found or set(self.weight)
         return sorted(found, key=lambda name: (self.weight[name], name))
 
 

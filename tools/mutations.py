@@ -157,8 +157,16 @@ def mutants(path: Path) -> list[Mutant]:
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     functions, rows = _functions(tree), _rows(tree)
+    types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Subscript) and getattr(node.value, "id", "") == "Literal"
+        for inner in ast.walk(node)
+    }
     found = []
     for index, node in enumerate(ast.walk(tree)):
+        if id(node) in types:
+            continue
         edits = list(KINDS.get(type(node), lambda _: ())(node)) if id(node) not in rows else []
         if id(node) in rows:
             edits = list(_row(node))  # type: ignore[arg-type]

@@ -70,7 +70,6 @@ class Call:
         """
         for tensor in flat_tensors([value]):
             fields = self.lookup(tensor).fields
-            self.ledger.release_all(fields)
             self.ledger.freeze_fields(fields, f"{self.ledger.op} uses it as {role}", "law")
 
     def dims(self, value: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
@@ -140,8 +139,6 @@ def across(
             tags = index.reshape(shape).expand(f.ids.shape).numpy().astype("uint64")
             call.ledger.unite(f.array, lead.expand(f.ids.shape).numpy(), tags.ravel())
             add_field(kept, Field(canonical(lead)))
-            for g in opaque_classes(f.ids.clamp(max=0).numpy(), outside):
-                add_field(kept, g)
         elif f.neural:
             call.ledger.freeze(f.array, reason, kind)
         else:

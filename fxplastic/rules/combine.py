@@ -12,7 +12,15 @@ from typing import Literal
 import numpy as np
 import torch
 
-from fxplastic.identity import Carriers, Field, add_field, classes, determines, same_names
+from fxplastic.identity import (
+    Carriers,
+    Field,
+    add_field,
+    classes,
+    determines,
+    opaque_axis,
+    same_names,
+)
 from fxplastic.ledger import Hashes, Ledger, mix
 
 Law = Literal["product", "quotient", "sum", "none"]
@@ -103,7 +111,7 @@ def merge(
             continue
         kept = f
         for j in mates:
-            kept = _keep(ledger, result, kept, b[j], joint)
+            kept = _keep(ledger, kept, b[j], joint)
         taken.update(mates)
         add_field(result, kept)
     for j, g in enumerate(b):
@@ -112,8 +120,8 @@ def merge(
     return tuple(result)
 
 
-def _keep(ledger: Ledger, result: list[Field], f: Field, g: Field, joint: _Joint) -> Field:
-    """The finer one of two united fields; both where neither tells all positions apart.
+def _keep(ledger: Ledger, f: Field, g: Field, joint: _Joint) -> Field:
+    """The finer one of two united fields; frozen where neither tells all positions apart.
 
     Where the finer one has no name (padding), the other's stands.
     """
@@ -123,9 +131,9 @@ def _keep(ledger: Ledger, result: list[Field], f: Field, g: Field, joint: _Joint
             bare = bool(((fine.ids == 0) & (coarse.ids > 0)).any())
             ids = torch.where(fine.ids == 0, coarse.ids, fine.ids) if bare else fine.ids
             return Field(ids, carriers)
-    ledger.release(carriers)
-    result.append(Field(g.ids))
-    return Field(f.ids)
+    reason = f"{ledger.op} combines its neurons with themselves, laid out in two ways"
+    ledger.freeze_fields((f, g), reason, "law")
+    return Field(opaque_axis((f.ids.numel(),), 0).ids.reshape(f.ids.shape))
 
 
 # ---------------------------------------------------------------- what stays linear in what

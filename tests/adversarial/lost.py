@@ -351,8 +351,48 @@ ROUNDED = tuple(
         "summed_to_int": lambda w: torch.stack([5 * w, w]).sum(0, dtype=torch.long).double(),
     }.items()
 )  # fmt: skip
+ROLES = (
+    free("weight_times_a_scalar", lambda s, x, h: F.linear(h.tanh(), s.o.weight * s.c), HIDDEN,
+         c=weights(1)),
+    free("scalar_times_a_weight", lambda s, x, h: F.linear(h.tanh(), s.c * s.o.weight), HIDDEN,
+         c=weights(1)),
+    free("weight_over_a_weight", lambda s, x, h: F.linear(h.tanh(), s.w / s.g),
+         {"i.weight:0": "1x8", "w:1": "1x8", "g:1": "1x8"}, w=weights(3, 8), g=weights(3, 8)),
+    free("exponential_over_a_weight", lambda s, x, h: F.linear(h.tanh(), s.w.exp() / s.g), STUCK,
+         w=weights(3, 8), g=weights(3, 8)),
+    free("scalar_over_a_weight", lambda s, x, h: F.linear(h.tanh(), s.c / s.w), STUCK,
+         w=weights(3, 8), c=weights(1)),
+    free("maximum_of_two_weights", lambda s, x, h: F.linear(h.tanh(), torch.maximum(s.w, s.g)),
+         STUCK, w=weights(3, 8), g=weights(3, 8)),
+    free("weight_plus_an_exponential", lambda s, x, h: F.linear(h.tanh(), s.w + s.g.exp()), STUCK,
+         w=weights(3, 8), g=weights(3, 8)),
+    free("weight_plus_a_column", lambda s, x, h: F.linear(h.tanh(), s.w + s.g), STUCK,
+         w=weights(3, 8), g=weights(3, 1)),
+    free("column_plus_a_weight", lambda s, x, h: F.linear(h.tanh(), s.g + s.w), STUCK,
+         w=weights(3, 8), g=weights(3, 1)),
+    free("divisor_summed_beside", lambda s, x, h: F.linear(h, s.o.weight / s.g)
+         + (h * s.g).sum(1, True), STUCK, g=weights(8)),
+    *(free(f"{name}_of_a_maximum_summed_beside", lambda s, x, h, name=name: s.o(
+        (h + torch.maximum(s.p, s.q)).relu()) + (h * getattr(s, name)).sum(1, True), STUCK,
+        p=weights(8), q=weights(8)) for name in "pq"),
+    free("consumer_laid_out_in_two_ways", lambda s, x, h: F.linear(h.tanh(), s.w) + F.linear(
+        (s.j(x) + s.w[0].repeat(2) + s.w[0].repeat_interleave(2)).relu(), s.v),
+         {"i.weight:0": "", "j.weight:0": ""}, w=weights(3, 8), v=weights(3, 16),
+         j=lambda: nn.Linear(6, 16)),
+    free("consumer_whose_pairs_are_a_bias", lambda s, x, h: F.linear(s.j(x).relu(), s.w) + s.o(
+        (h + s.w[0].view(8, 2).amax(1)).relu()), {"i.weight:0": "", "j.weight:0": ""},
+         w=weights(3, 16), j=lambda: nn.Linear(6, 16)),
+    free("lines_that_turn_half_way", lambda s, x, h: s.c(torch.cat(
+        [s.j(x).view(-1, 8, 2)[:, :4], s.j(x).view(-1, 8, 2)[:, 4:].flip(2)], 1)).flatten(1),
+         {"j.weight:0": "2x4", "c.weight:1": "2x4"}, j=lambda: nn.Linear(6, 16),
+         c=lambda: nn.Conv1d(8, 3, 2)),
+    free("reduced_ramp_added", lambda s, x, h: s.o(
+        (h + torch.arange(24.0).view(8, 3).amax(1)).relu()), STUCK),
+    free("ramp_that_the_channels_are_added_to", lambda s, x, h: s.o(
+        (torch.arange(8) + h).relu()), STUCK),
+)  # fmt: skip
 RETURNED = (
     free("features_in_a_dataclass", lambda s, x, h: Scored(s.o(h), h), STUCK),
     free("features_in_nested_containers", lambda s, x, h: {"a": [s.o(h), Scored(h, None)]}, STUCK),
 )
-CASES = (*PADDED, *SUMS, *GROUPED, *IGNORED, *WRITTEN, *ROUNDED, *RETURNED)
+CASES = (*PADDED, *SUMS, *GROUPED, *IGNORED, *WRITTEN, *ROUNDED, *ROLES, *RETURNED)

@@ -1,0 +1,151 @@
+"""Why neurons are frozen, and the records that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fxplastic.atoms import Atoms, Ints, marks_of
+from fxplastic.errors import DiscoverError
+from fxplastic.groups import FrozenAxis
+from fxplastic.ledger import AtomSite, Freeze, Ledger, Place
+
+
+@dataclass(frozen=True)
+class Cause:
+    """Why neurons are frozen."""
+
+    reason: str
+    place: Place
+
+
+def causes_of(
+    model: nn.Module,
+    ledger: Ledger,
+    atoms: Atoms,
+    skip: frozenset[str],
+    freeze: Sequence[str],
+) -> dict[int, Cause]:
+    """The first cause for every neuron that must be left alone."""
+    causes: dict[int, Cause] = {}
+    entries = [*_asked(model, ledger, freeze), *ledger.freezes, *_conflicts(ledger)]
+    entries += _split_parents(ledger, atoms)
+    for entry in entries:
+        if entry.kind not in skip:
+            for neuron in np.unique(atoms.neuron[entry.ids]).tolist():
+                causes.setdefault(neuron, Cause(entry.reason, entry.place))
+    for neuron, cause in _unused(ledger, atoms).items():
+        causes.setdefault(neuron, cause)
+    return causes
+
+
+def _range(site: AtomSite) -> NDArray[np.int32]:
+    return np.arange(site.base, site.base + site.size, dtype=np.int32)
+
+
+def _asked(model: nn.Module, ledger: Ledger, patterns: Sequence[str]) -> list[Freeze]:
+    names = {n for n, _ in model.named_parameters(remove_duplicate=False)}
+    names |= {n for n, _ in model.named_buffers(remove_duplicate=False)}
+    entries = []
+    for pattern in patterns:
+        if not any(fnmatchcase(n, pattern) for n in names):
+            raise DiscoverError(
+                f"freeze={pattern!r} matches no parameter and no buffer: give names as in "
+                "model.named_parameters(), with * for any characters"
+            )
+        entries += [
+            Freeze(_range(s), f"you asked for it (freeze={pattern!r})", "edge", Place())
+            for s in ledger.sites
+            if fnmatchcase(s.parameter, pattern)
+        ]
+    return entries
+
+
+def _conflicts(ledger: Ledger) -> list[Freeze]:
+    """A site that was scaled in one place and used unscaled in another."""
+    reason = (
+        "the same parameter axis takes the signal up in one place (scaled by the share) and is "
+        "used as it stands in another"
+    )
+    both = sorted(set(ledger.consumed) & set(ledger.produced))
+    return [Freeze(_range(ledger.sites[n]), reason, "law", ledger.produced[n]) for n in both]
+
+
+def _split_parents(ledger: Ledger, atoms: Atoms) -> list[Freeze]:
+    """A weight used group by group in one place and as a whole (or otherwise) in another."""
+    touched = {e for event in ledger.events for e in np.unique(atoms.site[event.ids]).tolist()}
+    touched |= {e for pair in ledger.edges for e in np.unique(atoms.site[pair[1]]).tolist()}
+    touched |= {e for f in ledger.freezes for e in np.unique(atoms.site[f.ids]).tolist()}
+    touched |= set(ledger.consumed) | set(ledger.produced)
+    children: dict[int, list[int]] = {}
+    for number, site in enumerate(ledger.sites):
+        if site.parent is not None:
+            children.setdefault(site.parent, []).append(number)
+    reason = "a grouped convolution shares its weight with an op that sees it in another way"
+    shared = {
+        ledger.sites[parent].parameter
+        for parent, kids in children.items()
+        if parent in touched or len(kids) > 1
+    }
+    return [
+        Freeze(_range(s), reason, "law", Place()) for s in ledger.sites if s.parameter in shared
+    ]
+
+
+def _unused(ledger: Ledger, atoms: Atoms) -> dict[int, Cause]:
+    """Neurons whose signal nothing takes up."""
+    consumed = np.zeros(len(ledger.sites) + 1, bool)
+    consumed[list(ledger.consumed)] = True
+    taken = np.zeros(atoms.neuron.max(initial=0) + 1, bool)
+    taken[atoms.neuron[consumed[atoms.site]]] = True
+    cause = Cause(
+        "no parameter takes its signal up: it is unused, or only scales something", Place()
+    )
+    return {int(n): cause for n in np.unique(atoms.neuron[1:]).tolist() if not taken[n]}
+
+
+def what_parts(neurons: Ints, ledger: Ledger, atoms: Atoms) -> Cause:
+    """The op that tells these neurons apart, or that ties a whole axis into one of them."""
+    if neurons.size > 1:
+        for number, event in enumerate(ledger.events):
+            mine = np.isin(atoms.neuron[event.ids], neurons)
+            total = np.zeros(atoms.neuron.max(initial=0) + 1, np.uint64)
+            np.add.at(total, atoms.neuron[event.ids][mine], marks_of(number, event, atoms)[mine])
+            if np.unique(total[neurons]).size == neurons.size:
+                text = f"{event.op} treats every one of its positions differently"
+                return Cause(text, event.place)
+        return Cause("the ops along its path treat its positions differently", Place())
+    for event in ledger.events:
+        mine = atoms.neuron[event.ids] == neurons[0]
+        for partner in event.partners:
+            tied = mine & (atoms.site[event.ids] == atoms.site[partner]) & (event.ids != partner)
+            fanned = np.unique(event.ids[mine]).size != np.unique(partner[mine]).size
+            if tied.any() or fanned:
+                return Cause(f"{event.op} ties its positions into one neuron", event.place)
+    return Cause("it is a single neuron: there is nothing to turn over", Place())
+
+
+def frozen_axes(
+    ledger: Ledger,
+    atoms: Atoms,
+    real: NDArray[np.bool_],
+    causes: Mapping[int, Cause],
+    order: Mapping[str, int],
+) -> tuple[FrozenAxis, ...]:
+    """The records of what `causes` freezes, in the order of the model's tensors."""
+    counts: dict[tuple[str, int, Cause], int] = {}
+    index = np.flatnonzero(real & np.isin(atoms.neuron, np.fromiter(causes, np.int64, len(causes))))
+    for atom in index.tolist():
+        site = ledger.sites[atoms.site[atom]]
+        key = (site.parameter, site.axis, causes[int(atoms.neuron[atom])])
+        counts[key] = counts.get(key, 0) + 1
+    records = [
+        FrozenAxis(p, axis, c.reason, c.place.node, c.place.source, n)
+        for (p, axis, c), n in counts.items()
+    ]
+    return tuple(sorted(records, key=lambda r: (order[r.parameter], r.axis)))
