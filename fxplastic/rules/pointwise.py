@@ -15,16 +15,16 @@ from fxplastic.rules.combine import Law, meet, merge
 
 # Pointwise by meaning, though no release so far tags them (some overloads of the last four are).
 UNTAGGED = frozenset(
-    "_prelu_kernel alias detach gelu_ hardswish hardswish_ lift_fresh lift_fresh_copy "
+    "_prelu_kernel alias detach gelu_ hardswish hardswish_ "
     "log_sigmoid_forward mish_ threshold_ masked_fill masked_fill_ where _to_copy".split()
 )
 # Tagged only since a release after 2.11.
-TAGGED_LATER = frozenset("celu_ elu_ hardsigmoid_ hardtanh_ leaky_relu leaky_relu_ selu_".split())
+TAGGED_LATER = frozenset("celu_ elu_ hardsigmoid_ hardtanh_ leaky_relu leaky_relu_".split())
 # Tagged in some release, though what comes out is not a function of one position.
 NOT_POINTWISE = frozenset({"equal"})
 
 _LAW: dict[str, Law] = {"mul": "product", "div": "quotient", "add": "sum", "sub": "sum"}
-_COPIES = frozenset({"_to_copy", "clone", "detach", "alias", "lift_fresh", "lift_fresh_copy"})
+_COPIES = frozenset({"_to_copy", "clone", "detach", "alias"})
 _HOMOGENEOUS = _COPIES | {"neg", "positive"}
 
 

@@ -53,6 +53,23 @@ class CustomFunction(Rows):
         return self.o(Straight.apply(3 * self.i(x)))
 
 
+class Tripled(torch.autograd.Function):
+    """Makes a tensor of a number, out of sight of tracing."""
+
+    @staticmethod
+    def forward(ctx: object, h: Tensor) -> Tensor:
+        return h * torch.tensor(3.0, dtype=h.dtype, device=h.device)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return 3 * grad
+
+
+class CustomFunctionWithANumber(Rows):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(Tripled.apply(self.i(x)).relu())
+
+
 class Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: object, h: Tensor) -> Tensor:
@@ -274,6 +291,7 @@ CASES = (
     Case("value_of_a_tensor", ValueOfATensor, raises=(TraceError, DiscoverError)),
     Case("branch_on_a_shape", ShapeBranch, exact=HIDDEN),
     Case("custom_gradient", CustomFunction),
+    Case("custom_gradient_with_a_number", CustomFunctionWithANumber, exact=HIDDEN),
     Case("custom_gradient_over_channels", CustomFunctionOverChannels, frozen=STUCK),
     Case("buffer_with_a_value_per_channel", ConstantBuffer, exact={**HIDDEN, "c:0": "1x8"}),
     Case("boolean_buffer_per_channel", BooleanBuffer),

@@ -382,9 +382,9 @@ ROLES = (
     free("consumer_whose_pairs_are_a_bias", lambda s, x, h: F.linear(s.j(x).relu(), s.w) + s.o(
         (h + s.w[0].view(8, 2).amax(1)).relu()), {"i.weight:0": "", "j.weight:0": ""},
          w=weights(3, 16), j=lambda: nn.Linear(6, 16)),
-    free("lines_that_turn_half_way", lambda s, x, h: s.c(torch.cat(
-        [s.j(x).view(-1, 8, 2)[:, :4], s.j(x).view(-1, 8, 2)[:, 4:].flip(2)], 1)).flatten(1),
+    free("lines_that_turn_half_way", lambda s, x, h: s.c(s.j(x)[:, s.k].view(-1, 8, 2)).flatten(1),
          {"j.weight:0": "2x4", "c.weight:1": "2x4"}, j=lambda: nn.Linear(6, 16),
+         k=lambda: torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 11, 10, 13, 12, 15, 14]),
          c=lambda: nn.Conv1d(8, 3, 2)),
     free("reduced_ramp_added", lambda s, x, h: s.o(
         (h + torch.arange(24.0).view(8, 3).amax(1)).relu()), STUCK),
