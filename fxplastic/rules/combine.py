@@ -45,6 +45,15 @@ def co_labels(grid: set[int], others: Iterable[Field]) -> Hashes | None:
     return mix(*labels) if labels else None
 
 
+def plain(ledger: Ledger, fields: Iterable[Field]) -> list[Field]:
+    """The fields of something that is linear in no parameter: parameters in it are used as is."""
+    kept = []
+    for f in fields:
+        ledger.release(f.carriers)
+        kept.append(Field(f.ids))
+    return kept
+
+
 def note_use(ledger: Ledger, f: Field, others: Iterable[Field]) -> None:
     """Record that the neurons of `f` are taken up here, and what tells their positions apart.
 
@@ -118,6 +127,13 @@ def merge(
         if j not in taken:
             add_field(result, Field(g.ids, alone_b(ledger, g.carriers)))
     return tuple(result)
+
+
+def blend(
+    ledger: Ledger, a: Sequence[Field], b: Sequence[Field], pairs: Pairs
+) -> tuple[Field, ...]:
+    """`merge` where the result is linear in nothing."""
+    return merge(ledger, a, b, pairs, "none")
 
 
 def _keep(ledger: Ledger, f: Field, g: Field, joint: _Joint) -> Field:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fxplastic.identity import Field, Names, add_field, opaque_classes, same_names
 from fxplastic.rules.base import Call, rule
-from fxplastic.rules.combine import meet, merge, note_use
+from fxplastic.rules.combine import blend, meet, note_use
 from fxplastic.rules.pointwise import align
 
 
@@ -55,7 +55,7 @@ def contract(call: Call, a: Names, b: Names, equation: str) -> Names:
         (keep_a.index(i), keep_b.index(j)) for i, j in pairs if i in keep_a and j in keep_b
     ]
     ra, rb = [fa[i] for i in keep_a], [fb[j] for j in keep_b]
-    fields = merge(call.ledger, ra, rb, left_over, "none")
+    fields = blend(call.ledger, ra, rb, left_over)
     return Names(_after(fields, gone, [joint.index(x) for x in out]), a.data or b.data)
 
 
@@ -113,7 +113,7 @@ def _plus(call: Call, names: Names, bias: Names) -> Names:
     ndim = call.out.ndim
     right = tuple(align(f, ndim) for f in bias.fields)
     pairs = meet(call.ledger, names.fields, right)
-    return Names(merge(call.ledger, names.fields, right, pairs, "sum"), names.data or bias.data)
+    return Names(blend(call.ledger, names.fields, right, pairs), names.data or bias.data)
 
 
 @rule("mm")

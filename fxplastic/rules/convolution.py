@@ -99,7 +99,6 @@ def _told_apart(call: Call, f: Field, rows: Field | None, groups: int) -> Field:
         if (one.parameter, one.axis, other.axis) == (other.parameter, 1, 0):
             split = ledger.split_site(site, groups)
             return Field(ledger.atoms(split).reshape(groups, 1, -1), frozenset({split}))
-    ledger.release(f.carriers)
     reason = f"{ledger.op} uses a weight in groups that is computed from the parameter"
     ledger.freeze_fields([f], reason, "law")
     local = call.args[1].shape[1]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fxplastic.identity import Field, Names, add_field, canonical, opaque
 from fxplastic.rules.base import Call, rule
+from fxplastic.rules.combine import plain
 from fxplastic.rules.movement import moved
 
 
@@ -19,30 +20,25 @@ def embedding(call: Call) -> Names:
     table, index = call.names(0), call.names(1)
     call.freeze_argument(call.args[1], "an index")
     lead = call.out.ndim - 1
-    fields: list[Field] = []
-    for f in table.fields:
-        call.ledger.release(f.carriers)
-        if 0 in f.axes:
-            call.ledger.freeze(f.array, f"{call.ledger.op} looks rows up along it", "law")
-        else:
-            add_field(fields, Field(f.ids.reshape(*[1] * lead, -1)))
+    fields = [f.with_ids(f.ids.reshape(*[1] * lead, -1)) for f in _features(call, table)]
     for g in opaque(call.out.shape, range(lead)):
         add_field(fields, g)
     return Names(tuple(fields), table.data or index.data)
 
 
+def _features(call: Call, table: Names) -> list[Field]:
+    """The fields of a table that a lookup of rows leaves alone."""
+    for f in table.fields:
+        if f.neural and 0 in f.axes:
+            call.ledger.freeze(f.array, f"{call.ledger.op} looks rows up along it", "law")
+    return [f for f in table.fields if 0 not in f.axes]
+
+
 @rule("_embedding_bag")
 def embedding_bag(call: Call) -> tuple[Names, ...]:
     """Sums, means or maxima of rows: features pass, the vocabulary is chosen by data."""
-    table = call.names(0)
     call.freeze_argument([*call.args[1:], *call.kwargs.values()], "an index or a weight")
-    fields: list[Field] = []
-    for f in table.fields:
-        call.ledger.release(f.carriers)
-        if 0 in f.axes:
-            call.ledger.freeze(f.array, f"{call.ledger.op} looks rows up along it", "law")
-        else:
-            add_field(fields, Field(f.ids))
+    fields = plain(call.ledger, _features(call, call.names(0)))
     for g in opaque(call.outs[0].shape, (0,)):
         add_field(fields, g)
     result = Names(tuple(fields), True)  # of each maximum, one index a feature
@@ -105,8 +101,7 @@ def _unknown_index(call: Call, x: Names, indices: Sequence[Tensor | None]) -> Na
     reason = f"{call.ledger.op} looks it up by values that are not known"
     call.ledger.freeze(np.array(sorted(x.lone), np.int32), reason, "law")
     fields: list[Field] = []
-    for f in x.fields:
-        call.ledger.release(f.carriers)
+    for f in plain(call.ledger, x.fields):
         ids = None if set(f.axes).intersection(used) else _take(f.ids, call.args[0].shape, indices)
         if ids is None or ids.ndim != call.out.ndim:  # a mask changes the number of axes
             call.ledger.freeze_fields([f], reason, "law")

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fxplastic.identity import Field, Names, add_field, canonical, determines, opaque
 from fxplastic.rules.base import Call, across, flat_tensors, rule
-from fxplastic.rules.combine import meet, merge
+from fxplastic.rules.combine import blend, meet, merge, plain
 from fxplastic.rules.pointwise import align
 
 
@@ -167,9 +167,7 @@ def _padded(call: Call, dims: Sequence[int]) -> tuple[Names, ...]:
 
 def _affine_pad(call: Call, names: tuple[Names, ...]) -> tuple[Names, ...]:
     """A border that is not zero is no multiple of the parameter."""
-    for n in names:
-        call.ledger.release_all(n.fields)
-    return tuple(replace(n, fields=tuple(Field(f.ids) for f in n.fields)) for n in names)
+    return tuple(replace(n, fields=tuple(plain(call.ledger, n.fields))) for n in names)
 
 
 @rule("squeeze", reads=False)
@@ -211,7 +209,7 @@ def glu(call: Call) -> Names:
     first = [f.with_ids(h[0]) for f, h in zip(x.fields, halves, strict=True)]
     second = [f.with_ids(h[1]) for f, h in zip(x.fields, halves, strict=True)]
     pairs = meet(call.ledger, first, second)
-    return Names(merge(call.ledger, first, second, pairs, "none"), x.data)
+    return Names(blend(call.ledger, first, second, pairs), x.data)
 
 
 @rule("copy_")
@@ -223,8 +221,7 @@ def copy(call: Call) -> Names:
     source, ndim = call.names(1), call.out.ndim
     fields = tuple(align(f, ndim) for f in source.fields)
     if not (call.out.is_floating_point() or call.out.is_complex()):
-        call.ledger.release_all(fields)
-        fields = tuple(Field(f.ids) for f in fields)
+        fields = tuple(plain(call.ledger, fields))
     return Names(fields, source.data)
 
 
@@ -357,7 +354,6 @@ def refused(call: Call) -> tuple[Names, ...]:
         "(CONTRIBUTING.md)"
     )
     for names in sources:
-        ledger.release_all(names.fields)
         ledger.freeze_fields(names.fields, reason, "unknown")
         ledger.freeze(np.array(sorted(names.lone), np.int32), reason, "unknown")
     data = any(n.data for n in sources)

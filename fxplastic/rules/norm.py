@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fxplastic.identity import Field, Names, add_field, opaque
 from fxplastic.rules.base import Call, across, rule
-from fxplastic.rules.combine import meet, merge
+from fxplastic.rules.combine import blend, meet, plain
 from fxplastic.rules.pointwise import align
 
 AVERAGES = "averages over it: a copy would shift the mean and the variance of all"
@@ -20,7 +20,7 @@ def _affine(call: Call, fields: list[Field], others: list[Names]) -> tuple[Field
     result = tuple(fields)
     for names in others:
         pairs = meet(call.ledger, result, names.fields)
-        result = merge(call.ledger, result, names.fields, pairs, "none")
+        result = blend(call.ledger, result, names.fields, pairs)
     return result
 
 
@@ -53,9 +53,8 @@ def batch_norm(call: Call) -> tuple[Names, ...]:
     """
     x, ndim = call.names(0), call.args[0].ndim
     dims = [a for a in range(ndim) if a != 1]
-    passed = across(call, x, dims, reason=f"{call.ledger.op} takes statistics over it")
-    call.ledger.release_all(passed)
-    passed = [Field(f.ids) for f in passed]
+    reason = f"{call.ledger.op} takes statistics over it"
+    passed = plain(call.ledger, across(call, x, dims, reason=reason))
     fields = list(passed)
     for g in opaque(call.args[0].shape, dims):
         add_field(fields, g)
@@ -98,17 +97,10 @@ def _averaged(call: Call, x: Names, dims: Sequence[int]) -> tuple[list[Field], l
 
     Averaged neurons stay in the first, as approximate ones.
     """
-    kept: list[Field] = []
-    for f in x.fields:
-        call.ledger.release(f.carriers)
-        if f.neural and set(f.axes).intersection(dims):
-            call.ledger.freeze(f.array, f"{call.ledger.op} {AVERAGES}", "approximate")
-        add_field(kept, Field(f.ids))
-    passed = [f for f in kept if not set(f.axes).intersection(dims)]
-    for g in opaque(call.out.shape, dims):
-        if not any(f.neural and f.axes == g.axes for f in kept):
-            add_field(kept, g)
-    return kept, passed
+    kept = plain(call.ledger, x.fields)
+    averaged = [f for f in kept if set(f.axes).intersection(dims)]
+    call.ledger.freeze_fields(averaged, f"{call.ledger.op} {AVERAGES}", "approximate")
+    return kept, [f for f in kept if f not in averaged]
 
 
 @rule("_weight_norm_interface")
@@ -118,9 +110,7 @@ def weight_norm(call: Call) -> tuple[Names, ...]:
     dim, ndim = int(call.arg(2, "dim", 0)), call.args[0].ndim
     dims = [a for a in range(ndim) if a != dim]
     reason = f"{call.ledger.op} takes a norm over it: copies would count twice"
-    kept = across(call, v, dims, reason=reason)
-    call.ledger.release_all(kept)
-    passed = [Field(f.ids) for f in kept]
+    passed = plain(call.ledger, across(call, v, dims, reason=reason))
     fields = list(passed)
     for o in opaque(call.args[0].shape, dims):
         add_field(fields, o)

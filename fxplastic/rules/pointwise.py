@@ -11,7 +11,7 @@ from torch._ops import OpOverload
 
 from fxplastic.identity import Field, Names
 from fxplastic.rules.base import Call
-from fxplastic.rules.combine import Law, meet, merge
+from fxplastic.rules.combine import Law, meet, merge, plain
 
 # Pointwise by meaning, though no release so far tags them (some overloads of the last four are).
 UNTAGGED = frozenset(
@@ -54,7 +54,7 @@ def pointwise(call: Call) -> tuple[Names, ...]:
     first, *others = (call.lookup(t) for t in call.tensors())
     fields = tuple(align(f, call.out.ndim) for f in first.fields)
     if not others and not _scales(call, name, law):
-        fields = merge(call.ledger, fields, (), [], "none")
+        fields = tuple(plain(call.ledger, fields))
     for other in others:
         right = tuple(align(f, call.out.ndim) for f in other.fields)
         pairs = meet(call.ledger, fields, right)

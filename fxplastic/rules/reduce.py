@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fxplastic.identity import Field, Names, add_field, opaque
 from fxplastic.rules.base import Call, across, rule
-from fxplastic.rules.combine import note_use
+from fxplastic.rules.combine import note_use, plain
 
 # op -> (position of its dim argument, position of keepdim or None)
 _REDUCTIONS = {
@@ -54,8 +54,9 @@ def reduction(call: Call) -> tuple[Names, ...]:
         if not _keeps_dim(call):
             ids = ids.reshape([n for a, n in enumerate(ids.shape) if a not in dims])
         add_field(result, f.with_ids(ids))
-    fields_out = tuple(_drop_carriers(call, result, linear=name in ("sum", "mean") and not rounds))
-    return (Names(fields_out, x.data),) * len(call.outs)
+    if rounds or name not in ("sum", "mean"):  # over other axes these stay linear along this one
+        result = plain(call.ledger, result)
+    return (Names(tuple(result), x.data),) * len(call.outs)
 
 
 def _summed_out(call: Call, fields: Sequence[Field], dims: Sequence[int]) -> list[Field]:
@@ -74,14 +75,6 @@ def _summed_out(call: Call, fields: Sequence[Field], dims: Sequence[int]) -> lis
     return kept
 
 
-def _drop_carriers(call: Call, fields: Sequence[Field], *, linear: bool) -> list[Field]:
-    """A sum over other axes stays linear along this one; a norm does not."""
-    if linear:
-        return list(fields)
-    call.ledger.release_all(fields)
-    return [Field(f.ids) for f in fields]
-
-
 _SCANS = {
     "_softmax": 1, "_log_softmax": 1, "_safe_softmax": 1, "cumsum": 1, "cumprod": 1, "sort": 1,
     "topk": 2, "logcumsumexp": 1, "cummax": 1, "cummin": 1,
@@ -96,9 +89,7 @@ def scan(call: Call) -> tuple[Names, ...]:
     """
     x, name = call.names(0), call.func.overloadpacket.__name__
     dims = call.dims(call.arg(_SCANS[name], "dim", -1), call.args[0].ndim)
-    kept = across(call, x, dims, reason=f"{call.ledger.op} runs over it")
-    call.ledger.release_all(kept)
-    fields: list[Field] = []
-    for f in (*kept, *opaque(call.out.shape, dims)):
-        add_field(fields, Field(f.ids))
+    fields = plain(call.ledger, across(call, x, dims, reason=f"{call.ledger.op} runs over it"))
+    for g in opaque(call.out.shape, dims):
+        add_field(fields, g)
     return (Names(tuple(fields), x.data),) * len(call.outs)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from fxplastic.identity import Field, Names, add_field, opaque
+from fxplastic.identity import Names, add_field, opaque
 from fxplastic.rules.base import Call, across, rule
+from fxplastic.rules.combine import plain
 
 # op -> number of trailing axes it slides along
 _WINDOWS = {
@@ -28,11 +29,8 @@ def window(call: Call) -> tuple[Names, ...]:
     x, shape = call.names(0), call.args[0].shape
     count = _WINDOWS[call.func.overloadpacket.__name__]
     dims = call.dims(range(len(shape) - count, len(shape)), len(shape))
-    kept = across(call, x, dims, reason=f"{call.ledger.op} slides along it")
-    call.ledger.release_all(kept)
-    fields: list[Field] = []
-    for f in kept:
-        add_field(fields, Field(f.ids))
+    reason = f"{call.ledger.op} slides along it"
+    fields = plain(call.ledger, across(call, x, dims, reason=reason))
     for g in opaque(call.out.shape, dims):
         add_field(fields, g)
     return (Names(tuple(fields), x.data),) * len(call.outs)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations
 
 from tests.adversarial.case import HIDDEN, MAPS, ROWS, TOKENS, Case, parameter
 
@@ -382,10 +383,40 @@ ROLES = (
     free("consumer_whose_pairs_are_a_bias", lambda s, x, h: F.linear(s.j(x).relu(), s.w) + s.o(
         (h + s.w[0].view(8, 2).amax(1)).relu()), {"i.weight:0": "", "j.weight:0": ""},
          w=weights(3, 16), j=lambda: nn.Linear(6, 16)),
-    free("lines_that_turn_half_way", lambda s, x, h: s.c(s.j(x)[:, s.k].view(-1, 8, 2)).flatten(1),
+    free("lines_that_turn_half_way", lambda s, x, h: s.c(
+        s.j(x)[:, s.k].view(-1, 8, 2)).flatten(1),
          {"j.weight:0": "2x4", "c.weight:1": "2x4"}, j=lambda: nn.Linear(6, 16),
          k=lambda: torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 11, 10, 13, 12, 15, 14]),
          c=lambda: nn.Conv1d(8, 3, 2)),
+    free("pairs_laid_out_in_two_ways", lambda s, x, h: s.o(h) + s.p((h.view(-1, 4, 2).repeat(1, 1, 2)
+         * h.view(-1, 4, 2).repeat_interleave(2, 2).tanh()).flatten(1)), STUCK,
+         p=lambda: nn.Linear(16, 3)),
+    free("product_of_batched_weights", lambda s, x, h: h.tanh() @ torch.bmm(s.w, s.g)[:, 0],
+         {"i.weight:0": "", "w:0": "", "g:0": ""}, w=weights(8, 1, 4), g=weights(8, 4, 3)),
+    free("factor_that_consumes_elsewhere", lambda s, x, h: s.o(h) + F.linear(
+        s.j(x).tanh(), s.w) + (s.w @ s.g).mean(), {"j.weight:0": "", "w:1": ""},
+        j=lambda: nn.Linear(6, 4), w=weights(3, 4), g=weights(4, 5)),
+    free("weight_divided_to_floor_by_a_weight", lambda s, x, h: F.linear(
+        h.tanh(), torch.div(s.w, s.g, rounding_mode="floor")), STUCK,
+        w=weights(3, 8), g=weights(3, 8)),
+    free("weight_from_a_table", lambda s, x, h: F.linear(h.tanh(), s.e(torch.tensor([2, 0, 1]))),
+         {"i.weight:0": "1x8", "e.weight:1": "1x8"}, e=lambda: nn.Embedding(5, 8)),
+    free("bias_from_a_table", lambda s, x, h: s.o((h + s.e(torch.arange(8))[:, 0]).relu()), STUCK,
+         e=lambda: nn.Embedding(8, 1)),
+    free("bias_looked_up_by_the_input", lambda s, x, h: s.o(
+        (h + s.t[(x.repeat(1, 2)[:, :8] > 0).long()]).relu()), STUCK, t=weights(2)),
+    beside("alone_and_looked_up_by_the_input", lambda s, x, h: h[:, :1][x[:, 0].argsort()],
+           v={"i.weight:0": "1x7", "o.weight:1": "1x7"}),
+    free("normed_signal_along_the_channels", lambda s, x, h: s.o(
+        (h + s.n(s.u(x)[:, None]).squeeze(1)).relu()), STUCK,
+        n=lambda: nn.BatchNorm1d(1), u=lambda: nn.Linear(6, 8)),
+    free("layer_normed_input_along_the_channels", lambda s, x, h: s.o(
+        (h + F.layer_norm(x.repeat(1, 2)[:, :8], (8,))).relu()), {"i.weight:0": "2x2", "o.weight:1": "2x2"}),
+    free("row_of_a_normed_weight", lambda s, x, h: s.o((h + s.m.weight[0]).relu()), STUCK,
+         m=lambda: parametrizations.weight_norm(nn.Linear(8, 8))),
+    free("weight_times_normed_signal", lambda s, x, h: (s.w @ s.n(h).t()).t(),
+         {"i.weight:0": "1x8", "w:1": "1x8", "n.weight:0": "1x8"},
+         w=weights(3, 8), n=lambda: nn.BatchNorm1d(8)),
     free("reduced_ramp_added", lambda s, x, h: s.o(
         (h + torch.arange(24.0).view(8, 3).amax(1)).relu()), STUCK),
     free("ramp_that_the_channels_are_added_to", lambda s, x, h: s.o(
