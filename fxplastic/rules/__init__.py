@@ -9,6 +9,7 @@ from fxplastic.rules import (
     convolution,
     create,
     index,
+    join,
     movement,
     norm,
     reduce,
@@ -21,7 +22,7 @@ __all__ = ["RULES", "UNREAD", "Call", "Rule", "find", "is_pointwise", "refused"]
 
 refused = movement.refused
 
-_FAMILIES = (contraction, convolution, create, index, movement, norm, reduce, window)
+_FAMILIES = (contraction, convolution, create, index, join, movement, norm, reduce, window)
 
 
 def find(func: OpOverload) -> Rule:

@@ -160,6 +160,11 @@ def halves(s: Any, t: Tensor) -> Tensor:
     return 3 * t[:, :4].sum(1, keepdim=True) + t[:, 4:].sum(1, keepdim=True)
 
 
+def two_ways(h: Tensor) -> Tensor:
+    pairs = h.view(-1, 4, 2)
+    return (pairs.repeat(1, 1, 2) * pairs.repeat_interleave(2, 2).tanh()).flatten(1)
+
+
 def by_dot(s: Any, x: Tensor, h: Tensor) -> Tensor:
     a, b = s.p.tanh() * s.w, s.p.tanh()
     return s.o(h) + 3 * (a[:4] @ b[:4]) + a[4:] @ b[4:]
@@ -388,8 +393,7 @@ ROLES = (
          {"j.weight:0": "2x4", "c.weight:1": "2x4"}, j=lambda: nn.Linear(6, 16),
          k=lambda: torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 11, 10, 13, 12, 15, 14]),
          c=lambda: nn.Conv1d(8, 3, 2)),
-    free("pairs_laid_out_in_two_ways", lambda s, x, h: s.o(h) + s.p((h.view(-1, 4, 2).repeat(1, 1, 2)
-         * h.view(-1, 4, 2).repeat_interleave(2, 2).tanh()).flatten(1)), STUCK,
+    free("pairs_laid_out_in_two_ways", lambda s, x, h: s.o(h) + s.p(two_ways(h)), STUCK,
          p=lambda: nn.Linear(16, 3)),
     free("product_of_batched_weights", lambda s, x, h: h.tanh() @ torch.bmm(s.w, s.g)[:, 0],
          {"i.weight:0": "", "w:0": "", "g:0": ""}, w=weights(8, 1, 4), g=weights(8, 4, 3)),
@@ -411,7 +415,8 @@ ROLES = (
         (h + s.n(s.u(x)[:, None]).squeeze(1)).relu()), STUCK,
         n=lambda: nn.BatchNorm1d(1), u=lambda: nn.Linear(6, 8)),
     free("layer_normed_input_along_the_channels", lambda s, x, h: s.o(
-        (h + F.layer_norm(x.repeat(1, 2)[:, :8], (8,))).relu()), {"i.weight:0": "2x2", "o.weight:1": "2x2"}),
+        (h + F.layer_norm(x.repeat(1, 2)[:, :8], (8,))).relu()),
+        {"i.weight:0": "2x2", "o.weight:1": "2x2"}),
     free("row_of_a_normed_weight", lambda s, x, h: s.o((h + s.m.weight[0]).relu()), STUCK,
          m=lambda: parametrizations.weight_norm(nn.Linear(8, 8))),
     free("weight_times_normed_signal", lambda s, x, h: (s.w @ s.n(h).t()).t(),
