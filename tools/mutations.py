@@ -133,7 +133,7 @@ def _row(value: ast.expr) -> Iterator[Replacement]:
             ]
             found[index].value += step
             yield "wrong axis", other
-    swaps = {"_hold": "_drop", "_drop": "_hold", "_NOWHERE": "_DIM_1"}
+    swaps = {"_hold": "_drop", "_drop": "_hold"}
     joints = ("_one_factor", "_numerator", "_all_terms", "_drop_both")
     for index, node in enumerate(ast.walk(value)):
         if isinstance(node, ast.Name):
@@ -141,7 +141,7 @@ def _row(value: ast.expr) -> Iterator[Replacement]:
             for name in [*others, *([swaps[node.id]] if node.id in swaps else [])]:
                 other = copy.deepcopy(value)
                 list(ast.walk(other))[index].id = name  # type: ignore[attr-defined]
-                yield ("wrong axis" if name == "_DIM_1" else "swap a role"), other
+                yield "swap a role", other
 
 
 KINDS: dict[type, Callable[..., Iterator[Replacement]]] = {

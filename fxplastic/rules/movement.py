@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fxplastic.identity import Field, Names, add_field, canonical, opaque
 from fxplastic.rules.base import Call, across, flat_tensors, rule
-from fxplastic.rules.combine import blend, meet, merge, plain
+from fxplastic.rules.combine import blend, meet, plain
 from fxplastic.rules.pointwise import align
 
 
@@ -120,8 +120,8 @@ _MOVES: dict[str, _Axes] = {
     "split": _SECOND,
     "split_with_sizes": _SECOND,
     "unsafe_split": _SECOND,
-    "flip": lambda call, n: call.dims(call.args[1], n),
-    "roll": lambda call, n: call.dims(call.arg(2, "dims"), n),
+    "flip": _NOWHERE,
+    "roll": _NOWHERE,
     "diagonal": lambda call, n: (int(call.arg(2, "dim1", 0)), int(call.arg(3, "dim2", 1))),
     "constant_pad_nd": lambda call, n: range(n - len(call.args[1]) // 2, n),
     "pixel_shuffle": lambda call, n: (-3, -2, -1),
@@ -249,8 +249,11 @@ def triangle(call: Call) -> Names:
     """A product with a mask that tells the last two axes apart."""
     x = call.names(0)
     mask = opaque(call.out.shape, (call.out.ndim - 2, call.out.ndim - 1))
-    pairs = meet(call.ledger, x.fields, mask)
-    return Names(merge(call.ledger, x.fields, mask, pairs, "product"), x.data)
+    meet(call.ledger, x.fields, mask)
+    fields = list(x.fields)
+    for g in mask:
+        add_field(fields, g)
+    return replace(x, fields=tuple(fields), known=None)
 
 
 def refused(call: Call) -> tuple[Names, ...]:

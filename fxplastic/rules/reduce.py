@@ -8,16 +8,13 @@ from fxplastic.identity import Field, Names, add_field, opaque
 from fxplastic.rules.base import Call, across, rule
 from fxplastic.rules.combine import note_use, plain
 
-# op -> (position of its dim argument, position of keepdim or None)
+# op -> position of its dim argument
 _REDUCTIONS = {
-    "mean": (1, 2), "sum": (1, 2), "amax": (1, 2), "amin": (1, 2), "std": (1, None),
-    "var": (1, None), "var_mean": (1, None), "std_mean": (1, None), "prod": (1, 2),
-    "any": (1, 2), "all": (1, 2), "max": (1, 2), "min": (1, 2), "argmax": (1, 2),
-    "argmin": (1, 2), "logsumexp": (1, 2), "linalg_vector_norm": (2, 3),
-    "nansum": (1, 2), "count_nonzero": (1, None), "median": (1, 2), "mode": (1, 2),
-    "kthvalue": (2, 3),
+    "mean": 1, "sum": 1, "amax": 1, "amin": 1, "std": 1, "var": 1, "var_mean": 1, "std_mean": 1,
+    "prod": 1, "any": 1, "all": 1, "max": 1, "min": 1, "argmax": 1, "argmin": 1, "logsumexp": 1,
+    "linalg_vector_norm": 2, "nansum": 1, "count_nonzero": 1, "median": 1, "mode": 1,
+    "kthvalue": 2,
 }  # fmt: skip
-
 _DEFAULT_DIM = {"mode": -1, "kthvalue": -1}
 
 
@@ -41,7 +38,7 @@ def reduction(call: Call) -> tuple[Names, ...]:
     """
     x, ndim = call.names(0), call.args[0].ndim
     name = call.func.overloadpacket.__name__
-    dims = call.dims(_dim_argument(call, _REDUCTIONS[name][0]), ndim)
+    dims = call.dims(_dim_argument(call, _REDUCTIONS[name]), ndim)
     reason = f"{call.ledger.op} reduces over it: copies would count twice"
     fields = list(x.fields)
     rounds = not (call.out.is_floating_point() or call.out.is_complex())

@@ -424,8 +424,36 @@ ROLES = (
          w=weights(3, 8), n=lambda: nn.BatchNorm1d(8)),
     free("reduced_ramp_added", lambda s, x, h: s.o(
         (h + torch.arange(24.0).view(8, 3).amax(1)).relu()), STUCK),
-    free("ramp_that_the_channels_are_added_to", lambda s, x, h: s.o(
-        (torch.arange(8) + h).relu()), STUCK),
+    *(free(f"weight_reduced_by_{name}", lambda s, x, h, name=name: F.linear(
+        h.tanh(), getattr(s.w, name)(2)), {"i.weight:0": "1x8", "w:1": "1x8"},
+        w=weights(3, 8, 2)) for name in ("sum", "mean")),
+    free("softmax_of_the_input_added", lambda s, x, h: s.o(
+        (h + torch.cat([x, x[:, :2] + 1], 1).softmax(1)).relu()), STUCK),
+    free("pooled_input_added", lambda s, x, h: s.o((h + F.avg_pool1d(
+        x.repeat(1, 3)[:, None, 1:17], 3, 2, 1)[:, 0]).relu()), STUCK),
+    free("triangles_of_a_weight", lambda s, x, h: h.tanh() @ s.w.tril().view(8, 9),
+         {"i.weight:0": "1x8", "w:0": "1x8"}, w=weights(8, 3, 3)),
+    free("consumer_beside_an_exponential", lambda s, x, h: F.linear(h.tanh(), s.w) + s.o(
+        (h + torch.cat([s.w, s.g.exp()], 0).sum(0)).relu()), STUCK,
+        w=weights(3, 8), g=weights(3, 8)),
+    beside("alone_and_seen_as_whole_numbers", lambda s, x, h: 1e-19 * h[:, :1].view(torch.int64).double(),
+           v={"i.weight:0": "1x7", "o.weight:1": "1x7"}),
+    beside("seen_as_whole_numbers", lambda s, x, h: keep(h.view(torch.int64).double())),
+    beside("unfolded_with_a_border", lambda s, x, h: F.unfold(h, 3, padding=1).mean(
+        (1, 2))[:, None, None, None], shape=MAPS),
+    free("weight_times_pooled_signal", lambda s, x, h: (s.w @ F.max_pool1d(
+        (h * s.p)[:, :, None].expand(-1, -1, 2), 2).squeeze(2).t()).t(),
+        {"i.weight:0": "1x8", "w:1": "1x8", "p:0": "1x8"}, w=weights(3, 8), p=weights(8)),
+    free("bias_from_bags", lambda s, x, h: s.o((h + F.embedding_bag(
+        torch.arange(16).view(8, 2), s.t)[:, 0]).relu()), STUCK, t=weights(16, 1)),
+    free("weight_over_a_number", lambda s, x, h: F.linear(h.tanh(), s.o.weight / 2.0), HIDDEN),
+    Case("ramp_that_the_channels_are_added_to", lambda: Free(
+        lambda s, x, h: s.o((torch.arange(8) + h).relu()), False, {}),
+        frozen={"i.weight:0": r"aten\.add\.Tensor treats every one"}),
+    free("batch_of_a_product_that_consumes_elsewhere", lambda s, x, h: s.o(
+        (h + torch.bmm(s.w, s.g).sum((1, 2))).relu()) + h @ s.w[:, 0],
+        {"i.weight:0": "", "w:0": ""},
+        w=weights(8, 1, 3), g=weights(8, 3, 2)),
 )  # fmt: skip
 RETURNED = (
     free("features_in_a_dataclass", lambda s, x, h: Scored(s.o(h), h), STUCK),

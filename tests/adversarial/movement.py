@@ -321,6 +321,18 @@ CASES = (
     row_case("maximum_of_pairs", lambda h: h.view(-1, 4, 2).amax(2), out=4),
     row_case("sum_of_pairs", lambda h: h.view(-1, 4, 2).sum(2).relu(), out=4),
     row_case("triangle_of_the_signal", lambda h: h.tril()),
+    row_case(
+        "diagonal_of_rows_repeated",
+        lambda h: h[:, :4, None].expand(-1, 4, 4).diagonal(0, 1, 2).relu(),
+        {"i.weight:0": "1x4", "o.weight:1": "1x4"},
+        out=4,
+    ),
+    row_case(
+        "diagonal_of_columns_repeated",
+        lambda h: h[:, None, :4].expand(-1, 4, 4).diagonal(0, 1, 2).relu(),
+        {"i.weight:0": "1x4", "o.weight:1": "1x4"},
+        out=4,
+    ),
     row_case("diagonal_of_the_signal", lambda h: h[:4, :4].diagonal()[None].repeat(4, 1), out=4),
     row_case("padded_by_a_constant", lambda h: F.pad(h.relu(), (1, 2), value=0.7), HIDDEN, out=11),
     row_case("padded_by_reflection", lambda h: F.pad(h[:, None], (1, 1), "reflect")[:, 0], out=10),

@@ -117,6 +117,7 @@ ALONG: Mapping[str, Callable[[Tensor, int], Tensor]] = {
     "kthvalue": lambda h, dim: h.kthvalue(2, dim).values.unsqueeze(dim),
     "softmax": lambda h, dim: h.softmax(dim),
     "log_softmax": lambda h, dim: h.log_softmax(dim),
+    "safe_softmax": lambda h, dim: torch.ops.aten._safe_softmax(h, dim),
     "cumsum": lambda h, dim: h.cumsum(dim),
     "cumprod": lambda h, dim: h.cumprod(dim),
     "logcumsumexp": lambda h, dim: h.logcumsumexp(dim),
