@@ -436,7 +436,8 @@ ROLES = (
     free("consumer_beside_an_exponential", lambda s, x, h: F.linear(h.tanh(), s.w) + s.o(
         (h + torch.cat([s.w, s.g.exp()], 0).sum(0)).relu()), STUCK,
         w=weights(3, 8), g=weights(3, 8)),
-    beside("alone_and_seen_as_whole_numbers", lambda s, x, h: 1e-19 * h[:, :1].view(torch.int64).double(),
+    beside("alone_and_seen_as_whole_numbers",
+           lambda s, x, h: 1e-19 * h[:, :1].view(torch.int64).double(),
            v={"i.weight:0": "1x7", "o.weight:1": "1x7"}),
     beside("seen_as_whole_numbers", lambda s, x, h: keep(h.view(torch.int64).double())),
     beside("unfolded_with_a_border", lambda s, x, h: F.unfold(h, 3, padding=1).mean(
