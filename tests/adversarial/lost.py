@@ -427,6 +427,8 @@ ROLES = (
     *(free(f"weight_reduced_by_{name}", lambda s, x, h, name=name: F.linear(
         h.tanh(), getattr(s.w, name)(2)), {"i.weight:0": "1x8", "w:1": "1x8"},
         w=weights(3, 8, 2)) for name in ("sum", "mean")),
+    free("triangle_of_ones_as_a_mask", lambda s, x, h: s.o(
+        h * torch.ones(8, 8, dtype=h.dtype).tril()[3]), STUCK),
     free("softmax_of_the_input_added", lambda s, x, h: s.o(
         (h + torch.cat([x, x[:, :2] + 1], 1).softmax(1)).relu()), STUCK),
     free("pooled_input_added", lambda s, x, h: s.o((h + F.avg_pool1d(
