@@ -12,13 +12,15 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
     """The same model in float64, every one-dimensional or constant tensor drawn afresh.
 
     Norm weights and variances come from [0.5, 1.5], biases and means from [-0.4, 0.4], constant
-    tensors of more axes from [-0.5, 0.5]. Integer buffers and matrices keep their values.
+    tensors of more axes from [-0.5, 0.5]. Integer buffers and matrices keep their values, and so
+    do buffers that are not persistent: they are constants of the code, which no checkpoint holds.
     """
     model.double()
+    held = model.state_dict(keep_vars=True)
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if tensor.is_floating_point() and tensor.numel():
+            if name in held and tensor.is_floating_point() and tensor.numel():
                 low, high = _interval(name, tensor)
                 if low < high:
                     sample = torch.rand(tensor.shape, generator=draw, dtype=torch.float64)
