@@ -126,12 +126,21 @@ def _index_values(value: Tensor) -> Tensor | None:
 
 
 def _seed(model: nn.Module, ledger: Ledger) -> dict[str, list[Field]]:
-    """A site for every axis of every parameter and buffer, tied tensors once."""
+    """A site for every axis of every parameter and buffer, tied tensors once.
+
+    A buffer that `state_dict` leaves out is a constant: a stock model that loads the weights has
+    its own, in the order that its code gave it.
+    """
     seeded: dict[str, list[Field]] = {}
+    constants = {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
     tensors = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
-        fields = []
-        for axis, length in enumerate(tensor.shape):
+        fields = list(opaque(tensor.shape)) if name in constants else []
+        for axis, length in enumerate(() if name in constants else tensor.shape):
             if length > 1 and (tensor.is_floating_point() or tensor.is_complex()):
                 number = ledger.new_site(name, axis, length)
                 size = [length if a == axis else 1 for a in range(tensor.ndim)]

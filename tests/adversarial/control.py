@@ -93,6 +93,11 @@ class ConstantBuffer(Rows):
         return self.o((self.i(x) * self.c).relu())
 
 
+class UnsavedBuffer(ConstantBuffer):
+    def add(self) -> None:
+        self.register_buffer("c", torch.randn(8), persistent=False)
+
+
 class BooleanBuffer(Rows):
     def add(self) -> None:
         self.register_buffer("c", torch.tensor([True, False] * 4))
@@ -294,6 +299,7 @@ CASES = (
     Case("custom_gradient_with_a_number", CustomFunctionWithANumber, exact=HIDDEN),
     Case("custom_gradient_over_channels", CustomFunctionOverChannels, frozen=STUCK),
     Case("buffer_with_a_value_per_channel", ConstantBuffer, exact={**HIDDEN, "c:0": "1x8"}),
+    Case("buffer_that_no_checkpoint_holds", UnsavedBuffer, frozen=STUCK),
     Case("boolean_buffer_per_channel", BooleanBuffer),
     Case("integer_buffer_per_channel", IntegerBuffer),
     Case("plain_tensor_per_channel", PlainConstant, frozen=STUCK),
