@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxplastic.discover import Discovery, discover
 from fxplastic.errors import DiscoverError, TraceError
-from fxplastic.groups import ChannelGroup, FrozenAxis
+from fxplastic.groups import ChannelGroup, FrozenAxis, Options
 from fxplastic.module import PlasticModule
 from fxplastic.trace import trace
 from fxplastic.verify import Disagreement
@@ -56,10 +56,9 @@ def plasticize(
     _check(model, attention)
     args, kwargs = _inputs(model, example_inputs)
     traced = trace(model, args, kwargs)
-    found = discover(
-        model, traced, attention=attention, approximate=approximate, freeze=tuple(freeze)
-    )
-    plastic = PlasticModule(model, traced, found.groups, found.frozen)
+    options = Options(attention, approximate, tuple(freeze))
+    found = discover(model, traced, options)
+    plastic = PlasticModule(model, traced, found.groups, found.frozen, options)
     if not verify:
         return plastic
     for _ in range(len(found.groups)):
@@ -67,7 +66,7 @@ def plasticize(
         if not refuted:
             break
         found = _without(found, refuted)
-        plastic = PlasticModule(model, traced, found.groups, found.frozen)
+        plastic = PlasticModule(model, traced, found.groups, found.frozen, options)
     return plastic
 
 

@@ -7,7 +7,7 @@ weight is touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from fxplastic.errors import DiscoverError, FxPlasticError
-from fxplastic.groups import ChannelGroup, FrozenAxis
-from fxplastic.guards import CHECKS
-from fxplastic.identity import Field, Names, opaque
+from fxplastic.groups import ChannelGroup, FrozenAxis, Options
+from fxplastic.identity import Field, Ids, Names, opaque
+from fxplastic.interpret import (
+    MetaInterpreter,
+    example_values,
+    plain_attention,
+    source_of,
+    tensors_in,
+)
 from fxplastic.ledger import Ledger, Place
 from fxplastic.partition import partition
 from fxplastic.propagate import NamesMode
@@ -34,52 +39,37 @@ class Discovery:
     frozen: tuple[FrozenAxis, ...]
 
 
-class NamesInterpreter(fx.Interpreter):
+Watch = Callable[[bool, fx.Node, Any, NamesMode], None]
+"""Called after each node: training flag, node, what it gave, and the mode that knows the names."""
+
+
+class NamesInterpreter(MetaInterpreter):
     """Runs a traced graph under a `NamesMode` and keeps the ledger's place up to date."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph, mode: NamesMode, traced: Traced) -> None:
-        super().__init__(model, graph=graph)
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: fx.Graph,
+        traced: Traced,
+        mode: NamesMode,
+        watch: Watch | None = None,
+    ) -> None:
+        super().__init__(model, graph, traced)
         self.mode = mode
-        self.traced = traced
+        self.watch = watch
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node; errors name it and its source line."""
-        source = str(n.meta.get("source", ""))
-        self.mode.ledger.place = Place(n.name, source)
-        try:
-            return super().run_node(n)
-        except FxPlasticError:
-            raise
-        except Exception as error:
-            raise DiscoverError(
-                f"{n.format_node()} ({source or 'source unknown'}) cannot run on meta tensors: "
-                f"{error}. Give the op a meta implementation, or keep it out of the traced part."
-            ) from error
+        """Run one node, and show it to whoever watches."""
+        ledger = self.mode.ledger
+        ledger.place = Place(n.name, source_of(n))
+        result = super().run_node(n)
+        if self.watch is not None:
+            self.watch(ledger.training, n, result, self.mode)
+        return result
 
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:  # noqa: ARG002
-        """Parameters and buffers are on meta by now; other tensors go there as constants."""
-        value = (
-            self.traced.constants[target]
-            if target in self.traced.constants
-            else self.fetch_attr(target)
-        )
-        return self._constant(str(target), value)
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Tensors that the graph makes on a device are made on meta; guards have no part here."""
-        if target in CHECKS:
-            return None
-        with torch.device("meta"):
-            return super().call_function(target, _on_meta(args), _on_meta(kwargs))
-
-    def call_method(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """Moves to a device stay on meta."""
-        return super().call_method(target, _on_meta(args), _on_meta(kwargs))
-
-    def _constant(self, target: str, value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.device.type == "meta":
-            return value
-        meta = value.detach().to("meta")
+    def constant(self, target: str, value: Tensor) -> Tensor:
+        """Constants are opaque; the values of indices are known."""
+        meta = super().constant(target, value)
         known = None if target in self.mode.ledger.stale else _index_values(value)
         self.mode.seed(meta, Names(opaque(meta.shape), known=known), target)
         return meta
@@ -88,34 +78,12 @@ class NamesInterpreter(fx.Interpreter):
         """What the model returns is fixed, on every axis."""
         reason = "it is an output of the model: whoever calls it relies on its width"
         ledger = self.mode.ledger
-        for tensor in _tensors_in(args):
+        for tensor in tensors_in(args):
             names = self.mode.names(tensor)
             ledger.release_all(names.fields)
             ledger.freeze_fields(names.fields, reason, "edge")
             ledger.freeze(np.array(sorted(names.lone), np.int32), reason, "edge")
         return super().output(target, args, kwargs)
-
-
-def _on_meta(values: Any) -> Any:
-    meta = torch.device("meta")
-    return torch.utils._pytree.tree_map(
-        lambda v: meta if isinstance(v, torch.device) else v, values
-    )
-
-
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    """Every tensor that can be reached from `value`: in containers, dataclasses, plain objects."""
-    if isinstance(value, Tensor):
-        yield value
-        return
-    if isinstance(value, Mapping):
-        inner: Iterable[Any] = value.values()
-    elif isinstance(value, list | tuple | set | frozenset):
-        inner = value
-    else:
-        inner = getattr(value, "__dict__", {}).values() if not isinstance(value, type) else ()
-    for item in inner:
-        yield from _tensors_in(item)
 
 
 def _index_values(value: Tensor) -> Tensor | None:
@@ -167,48 +135,46 @@ def _named(
         yield
 
 
-def run_on_names(model: nn.Module, traced: Traced, ledger: Ledger) -> None:
+def run_on_names(
+    model: nn.Module, traced: Traced, ledger: Ledger, watch: Watch | None = None
+) -> None:
     """Fill `ledger` from both modes' graphs."""
     seeded = _seed(model, ledger)
     for training, graph in traced.graphs.items():
         ledger.training = training
         mode = NamesMode(ledger)
-        fastpath = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with _named(model, mode, seeded, training), torch.no_grad():
-                inputs = _inputs(graph, traced)
-                for tensor in _tensors_in(inputs):
-                    mode.give(tensor, Names(opaque(tensor.shape), data=True))
-                with mode:
-                    NamesInterpreter(model, graph, mode, traced).run(*inputs)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fastpath)
+        with plain_attention(), _named(model, mode, seeded, training), torch.no_grad():
+            inputs = example_values(graph, traced)
+            for tensor in tensors_in(inputs):
+                mode.give(tensor, Names(opaque(tensor.shape), data=True))
+            with mode:
+                NamesInterpreter(model, graph, traced, mode, watch).run(*inputs)
 
 
-def _inputs(graph: fx.Graph, traced: Traced) -> list[Any]:
-    """Example values in the order of the placeholders."""
-    given = list(traced.args)
-    values = []
-    for node in graph.nodes:
-        if node.op != "placeholder":
-            continue
-        name = str(node.target)
-        if name in traced.kwargs:
-            values.append(traced.kwargs[name])
-        elif given:
-            values.append(given.pop(0))
-        else:
-            values.append(node.args[0] if node.args else None)
-    return values
+def ledger_of(
+    model: nn.Module,
+    traced: Traced,
+    *,
+    sizes: bool = False,
+    origin: Ids | None = None,
+    watch: Watch | None = None,
+) -> Ledger:
+    """The record of both graphs; made again while values taken for known turn out to change.
 
+    Args:
+        model: the module that was traced; it is left as it was.
+        traced: its graphs.
+        sizes: give atoms to axes that tensors get from sizes alone, too.
+        origin: for each atom, the one of another run in whose terms labels are to be written.
+        watch: called after each node, and again for all nodes where the record is made again.
 
-def _ledger(model: nn.Module, traced: Traced) -> Ledger:
-    """The record of both graphs; made again while values taken for known turn out to change."""
+    Raises:
+        DiscoverError: a node cannot run on meta tensors.
+    """
     stale: set[str] = set()
     while True:
-        ledger = Ledger(stale=set(stale))
-        run_on_names(model, traced, ledger)
+        ledger = Ledger(stale=set(stale), sizes=sizes, origin=origin)
+        run_on_names(model, traced, ledger, watch)
         if ledger.stale == stale:
             return ledger
         stale = ledger.stale
@@ -217,26 +183,28 @@ def _ledger(model: nn.Module, traced: Traced) -> Ledger:
 def discover(
     model: nn.Module,
     traced: Traced,
-    *,
-    attention: str | None = None,
-    approximate: bool = False,
-    freeze: tuple[str, ...] = (),
+    options: Options = Options(),  # noqa: B008, a frozen value
 ) -> Discovery:
     """Find the channel groups of `model`.
 
     Args:
         model: the module that was traced; it is left as it was.
         traced: its graphs.
-        attention: ``None`` freezes every neuron that attention touches; ``"value"`` opens value
-            channels inside their head.
-        approximate: also return groups that a norm averages over, with ``exact=False``.
-        freeze: glob patterns of parameter names to leave alone.
+        options: what to open and what to leave alone.
 
     Raises:
         DiscoverError: a node cannot run on meta tensors.
     """
-    ledger = _ledger(model, traced)
+    return grouped(model, ledger_of(model, traced), options)
+
+
+def grouped(model: nn.Module, ledger: Ledger, options: Options) -> Discovery:
+    """The channel groups that a finished record tells of."""
     groups, frozen = partition(
-        model, ledger, open_attention=attention == "value", approximate=approximate, freeze=freeze
+        model,
+        ledger,
+        open_attention=options.attention == "value",
+        approximate=options.approximate,
+        freeze=options.freeze,
     )
     return Discovery(groups, frozen)

@@ -5,6 +5,8 @@ A message names the offending value, the place where it was met, and the fix.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class FxPlasticError(Exception):
     """Base of every error that fxplastic raises on purpose."""
@@ -32,6 +34,18 @@ class ScoreError(FxPlasticError):
 
 class RewriteError(FxPlasticError):
     """A rewrite was refused; the model, the optimizer and the files are as they were."""
+
+
+class WidthError(RewriteError):
+    """New widths cannot be laid out; nothing was changed.
+
+    Attributes:
+        groups: names of the groups whose widths are to blame, as far as that is known.
+    """
+
+    def __init__(self, message: str, groups: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.groups = tuple(groups)
 
 
 class OptimizerError(RewriteError):

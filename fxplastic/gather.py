@@ -6,7 +6,7 @@ plan does to a tensor is put together here first, so that each tensor is edited 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -63,6 +63,12 @@ class Recipe:
     tensor: Tensor
     maps: tuple[AxisMap, ...]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor afterwards."""
+        new = {m.axis: m.index.shape[-1] for m in self.maps}
+        return tuple(new.get(axis, n) for axis, n in enumerate(self.tensor.shape))
+
     def value(self) -> Tensor:
         """The new value: gathered on every axis, times the share on consumer axes."""
         integral = not (self.tensor.is_floating_point() or self.tensor.is_complex())
@@ -86,15 +92,31 @@ class Recipe:
 
 @dataclass(frozen=True, eq=False)
 class _Use:
-    """One group's edit of one axis of a tensor."""
+    """One group's edit of one axis of a tensor: where its neurons were, and where they will be."""
 
     group: str
     site: Site
+    target: Site
     edit: Edit
 
 
-def recipes(plastic: Plastic, plan: Plan) -> tuple[Recipe, ...]:
-    """One recipe for each tensor that `plan` changes, at constant width; tied tensors once.
+Targets = Mapping[str, Sequence[Site]]
+"""Sites of each group at other widths, in the order of the group's own."""
+
+
+def recipes(
+    plastic: Plastic,
+    plan: Plan,
+    targets: Targets | None = None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> tuple[Recipe, ...]:
+    """One recipe for each tensor that `plan` changes; tied tensors once.
+
+    Args:
+        plastic: the module as it is.
+        plan: made for it.
+        targets: where each group's neurons will lie; where they are now by default.
+        shapes: new shapes of the tensors that change theirs, by name.
 
     Raises:
         RewriteError: the plan cannot be laid out on a tensor; nothing was changed.
@@ -103,41 +125,66 @@ def recipes(plastic: Plastic, plan: Plan) -> tuple[Recipe, ...]:
     named |= plastic.named_buffers(remove_duplicate=False)
     names: dict[int, str] = {}
     uses: dict[int, dict[int, list[_Use]]] = {}
-    for group, edit in plan.edits.items():
-        if edit.identity:
-            continue
-        for site in plastic.groups[group].sites:
-            if site.parameter not in named:
-                raise RewriteError(
-                    f"group {group!r} runs through {site.parameter!r}, which the model no longer "
-                    "has; call plasticize on the model as it is now"
-                )
-            key = id(named[site.parameter])
-            names.setdefault(key, site.parameter)
-            uses.setdefault(key, {}).setdefault(site.axis, []).append(_Use(group, site, edit))
-    found = (_recipe(name, named[name], uses[key]) for key, name in names.items())
+    for use in _uses(plastic, plan, targets):
+        if use.site.parameter not in named:
+            raise RewriteError(
+                f"group {use.group!r} runs through {use.site.parameter!r}, which the model no "
+                "longer has; call plasticize on the model as it is now"
+            )
+        key = id(named[use.site.parameter])
+        names.setdefault(key, use.site.parameter)
+        uses.setdefault(key, {}).setdefault(use.site.axis, []).append(use)
+    shapes = {} if shapes is None else shapes
+    found = (_recipe(n, named[n], uses[key], shapes.get(n)) for key, n in names.items())
     return tuple(recipe for recipe in found if recipe.maps)
 
 
-def _recipe(name: str, tensor: Tensor, uses: Mapping[int, Sequence[_Use]]) -> Recipe:
-    maps = [_axis_map(name, tensor, axis, uses[axis]) for axis in sorted(uses)]
-    maps = [m for m in maps if not _does_nothing(m)]
-    _check_rows_commute(name, maps)
+def _uses(plastic: Plastic, plan: Plan, targets: Targets | None) -> Iterator[_Use]:
+    """Every edit of every axis; where positions move, of groups that stay as they are, too."""
+    for name in plan.edits if targets is None else plastic.groups:
+        group, edit = plastic.groups[name], plan.edits.get(name)
+        if edit is None:
+            edit = Edit(tuple(range(group.size)), (1.0,) * group.size, group.size, group.block_count)
+        if targets is not None or not edit.identity:
+            new = group.sites if targets is None else targets[name]
+            for site, target in zip(group.sites, new, strict=True):
+                yield _Use(name, site, target, edit)
+
+
+def _recipe(
+    name: str, tensor: Tensor, uses: Mapping[int, Sequence[_Use]], shape: tuple[int, ...] | None
+) -> Recipe:
+    new, rows, maps = shape or tuple(tensor.shape), None, []
+    for axis in sorted(uses):
+        m = _axis_map(name, tensor, axis, uses[axis], new, rows)
+        rows = m.index if axis == 0 else rows
+        if not _does_nothing(m, tensor.shape[axis]):
+            maps.append(m)
     return Recipe(name, tensor, tuple(m.to(tensor.device) for m in maps))
 
 
-def _axis_map(name: str, tensor: Tensor, axis: int, uses: Sequence[_Use]) -> AxisMap:
-    """All edits of one axis as one index and one factor per role."""
+def _axis_map(
+    name: str,
+    tensor: Tensor,
+    axis: int,
+    uses: Sequence[_Use],
+    new: tuple[int, ...],
+    rows: Tensor | None,
+) -> AxisMap:
+    """All edits of one axis as one index and one factor per role.
+
+    `rows` is the old row of each new one, as far as axis 0 was edited.
+    """
     if axis >= tensor.ndim:
         raise _changed_shape(name, tensor, uses[0])
-    length = tensor.shape[axis]
+    rows = torch.arange(new[0]) if rows is None else rows
     by_row = any(use.site.rows is not None for use in uses)
-    shape = (tensor.shape[0], length) if by_row else (length,)
-    index = torch.arange(length).expand(shape).clone()
+    shape = (new[0], new[axis]) if by_row else (new[axis],)
+    index = torch.full(shape, -1)
     factors = {role: torch.ones(shape, dtype=torch.float64) for role in ("producer", "consumer")}
     written = []
     for use in uses:
-        cells, source, share = _cells(name, tensor, use, by_row)
+        cells, source, share = _cells(name, tensor, use, rows if by_row else None)
         index[cells] = source.expand_as(index[cells])
         factor = factors[use.site.role]
         factor[cells] = share.expand_as(factor[cells])
@@ -148,37 +195,74 @@ def _axis_map(name: str, tensor: Tensor, axis: int, uses: Sequence[_Use]) -> Axi
                 f"group {use.group!r} and another edit the same positions of {name!r}, axis "
                 f"{axis}, differently; leave one of them out of the plan"
             )
+    _fill_rest(name, tensor, axis, uses, index, rows)
     produced, consumed = (
         None if bool((factor == 1.0).all()) else factor for factor in factors.values()
     )
     return AxisMap(axis, index, produced, consumed)
 
 
+def _fill_rest(
+    name: str, tensor: Tensor, axis: int, uses: Sequence[_Use], index: Tensor, rows: Tensor
+) -> None:
+    """What belongs to no group stays, in its order."""
+    if not bool((index < 0).any()):
+        return
+    length = tensor.shape[axis]
+    before = torch.ones((tensor.shape[0], length) if index.ndim == 2 else (length,), dtype=torch.bool)
+    for use in uses:
+        if index.ndim == 1:
+            before[use.site.positions] = False
+        elif use.site.rows is None:
+            before[:, use.site.positions] = False
+        else:
+            before[use.site.rows[:, :, None], use.site.positions[:, None, :]] = False
+    pairs = [(index, before)] if index.ndim == 1 else zip(index, before[rows], strict=True)
+    for line, free in pairs:
+        gaps, rest = torch.nonzero(line < 0)[:, 0], torch.nonzero(free)[:, 0]
+        if len(gaps) != len(rest):
+            raise RewriteError(
+                f"{len(rest)} positions of {name!r}, axis {axis}, belong to no group, and there "
+                f"would be room for {len(gaps)}; the model was changed: call plasticize again"
+            )
+        line[gaps] = rest
+
+
 def _cells(
-    name: str, tensor: Tensor, use: _Use, by_row: bool
+    name: str, tensor: Tensor, use: _Use, old_rows: Tensor | None
 ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-    """Where a group's neurons lie on an axis map, the old positions there, and their shares."""
-    site, take = use.site, torch.tensor(use.edit.take)
+    """Where a group's new neurons lie on an axis map, the old positions there, and their shares.
+
+    `old_rows` is the old row of each new row where the map has rows.
+    """
+    site, target, take = use.site, use.target, torch.tensor(use.edit.take)
     share = torch.tensor(use.edit.share, dtype=torch.float64)
     positions = site.positions
     if positions.numel() and int(positions.max()) >= tensor.shape[site.axis]:
         raise _changed_shape(name, tensor, use)
-    if not by_row:
-        return (positions,), positions[take], share[:, None]
-    count = tensor.shape[0]
-    rows = torch.arange(count).expand(len(take), count) if site.rows is None else site.rows
-    if rows.numel() and int(rows.max()) >= count:
+    if old_rows is None:
+        return (target.positions,), positions[take], share[:, None]
+    old, new = _rows(site, tensor.shape[0]), _rows(target, len(old_rows))
+    if old.numel() and int(old.max()) >= tensor.shape[0]:
         raise _changed_shape(name, tensor, use)
-    if site.axis == 0 or not torch.equal(rows[take], rows):
+    came = old_rows[new]  # new neuron j lies on new rows that copy these old ones
+    first, last = old[take].amin(1, keepdim=True), old[take].amax(1, keepdim=True)
+    if site.axis == 0 or bool(((came < first) | (came > last)).any()):
         raise RewriteError(
             f"group {use.group!r}: neurons on axis {site.axis} of {name!r} lie on other rows than "
             "those that they are copies of; leave the group out of the plan"
         )
     return (
-        (rows[:, :, None], positions[:, None, :]),
+        (new[:, :, None], target.positions[:, None, :]),
         positions[take][:, None, :],
         share[:, None, None],
     )
+
+
+def _rows(site: Site, count: int) -> Tensor:
+    """Rows of axis 0 that each neuron's positions apply to; all of them unless the site says."""
+    size = site.positions.shape[0]
+    return torch.arange(count).expand(size, count) if site.rows is None else site.rows
 
 
 def _changed_shape(name: str, tensor: Tensor, use: _Use) -> RewriteError:
@@ -188,23 +272,9 @@ def _changed_shape(name: str, tensor: Tensor, use: _Use) -> RewriteError:
     )
 
 
-def _does_nothing(m: AxisMap) -> bool:
-    same = bool((m.index == torch.arange(m.index.shape[-1])).all())
+def _does_nothing(m: AxisMap, length: int) -> bool:
+    same = m.index.shape[-1] == length and bool((m.index == torch.arange(length)).all())
     return same and m.produced is None and m.consumed is None
-
-
-def _check_rows_commute(name: str, maps: Sequence[AxisMap]) -> None:
-    """Row-wise maps assume that axis 0 moves rows only among rows that are treated alike."""
-    if not maps or maps[0].axis != 0:
-        return
-    take = maps[0].index
-    for m in maps[1:]:
-        parts = (m.index, m.produced, m.consumed)
-        if m.index.ndim == 2 and any(p is not None and not torch.equal(p[take], p) for p in parts):
-            raise RewriteError(
-                f"the plan moves rows of {name!r} between parts whose axis {m.axis} it edits "
-                "differently; keep copies inside their block"
-            )
 
 
 def _apply(
@@ -217,7 +287,8 @@ def _apply(
         if m.index.ndim == 1:
             result = result.index_select(m.axis, m.index)
         else:
-            result = result.gather(m.axis, _spread(m.index, m.axis, result).expand_as(result))
+            shape = [n if a != m.axis else m.index.shape[1] for a, n in enumerate(result.shape)]
+            result = result.gather(m.axis, _spread(m.index, m.axis, result).expand(shape))
         factor = factor_of(m)
         if factor is not None:
             result = _scaled(result, _spread(factor, m.axis, result))
@@ -227,7 +298,7 @@ def _apply(
 def _spread(values: Tensor, axis: int, like: Tensor) -> Tensor:
     """`values` of ``[length]`` or ``[rows, length]``, broadcastable against `like`."""
     shape = [1] * like.ndim
-    shape[axis] = like.shape[axis]
+    shape[axis] = values.shape[-1]
     if values.ndim == 2:
         shape[0] = like.shape[0]
     return values.reshape(shape)

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 Role = Literal["producer", "consumer"]
@@ -109,15 +108,33 @@ class FrozenAxis:
     positions: int
 
 
+@dataclass(frozen=True)
+class Options:
+    """What discovery was asked to open and to leave alone (see `fxplastic.plasticize`)."""
+
+    attention: Literal["value"] | None = None
+    approximate: bool = False
+    freeze: tuple[str, ...] = ()
+
+
 def fingerprint(groups: Mapping[str, ChannelGroup]) -> str:
-    """SHA-256 over names, sizes, blocks and sites of `groups` (not over weights)."""
+    """SHA-256 over names, sizes, blocks and sites of `groups`.
+
+    Neither weights nor positions take part, so that the fingerprint of a model of other widths is
+    known beforehand: see `resized_fingerprint`.
+    """
+    return resized_fingerprint(groups, {})
+
+
+def resized_fingerprint(groups: Mapping[str, ChannelGroup], sizes: Mapping[str, int]) -> str:
+    """The `fingerprint` that `groups` will have with other `sizes`, by name."""
     digest = hashlib.sha256()
     for name in sorted(groups):
         group = groups[name]
-        digest.update(repr((name, group.size, group.exact, group.blocks)).encode())
+        size = sizes.get(name, group.size)
+        digest.update(repr((name, size, group.exact, group.block_count)).encode())
         for site in group.sites:
-            digest.update(repr((site.parameter, site.axis, site.role)).encode())
-            for index in (site.positions, site.rows):
-                content = b"-" if index is None else index.to(torch.int64).numpy().tobytes()
-                digest.update(content)
+            slots, by_row = site.positions.shape[1], site.rows is not None
+            where = (site.parameter, site.axis, site.role, slots, by_row, site.aliases)
+            digest.update(repr(where).encode())
     return digest.hexdigest()

@@ -7,7 +7,7 @@ rides with something that never moves), `consume` and `release` (the role of a p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +91,9 @@ class Ledger:
     """Append-only record of one discovery; the only mutable value in it.
 
     `place`, `op` and `training` say where the run stands: node and source line, the ATen op, and
-    which mode's graph it is. `stale` names the tensors whose values were taken for known although
+    which mode's graph it is. With `sizes`, axes that tensors get from sizes alone have atoms too
+    (`new_zeros`, `expand`), so that it is known whose width they follow. `origin` is the atom of
+    another run that each atom stands for: labels are then written in that run's terms. `stale` names the tensors whose values were taken for known although
     the model writes to them: the run has to be made again without those.
     """
 
@@ -106,6 +108,8 @@ class Ledger:
     place: Place = Place()
     op: str = ""
     training: bool = False
+    sizes: bool = False
+    origin: Ids | None = None
     _next: int = 1
     _split: dict[tuple[int, int], int] = field(default_factory=dict)
     _replaced: set[int] = field(default_factory=set)
@@ -130,6 +134,23 @@ class Ledger:
             )
             self._replaced.update(self.atoms(number).tolist())
         return self._split[key]
+
+    def in_origin(self, ids: Ids) -> Ids:
+        """`ids` with every atom replaced by its `origin`."""
+        if self.origin is None or not bool((ids > 0).any()):
+            return ids
+        result: Ids = np.where(ids > 0, self.origin[np.maximum(ids, 0)], ids)
+        return result
+
+    def named_axes(self, shape: Sequence[int], axes: Iterable[int]) -> tuple[Field, ...]:
+        """In a run on sizes, a field of new atoms for each of `axes`; else none."""
+        fields = []
+        for axis in axes if self.sizes else ():
+            if shape[axis] > 1:
+                number = self.new_site("", axis, shape[axis])
+                size = [shape[axis] if a == axis else 1 for a in range(len(shape))]
+                fields.append(Field(self.atoms(number).reshape(size)))
+        return tuple(fields)
 
     @property
     def atom_count(self) -> int:

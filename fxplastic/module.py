@@ -15,7 +15,7 @@ from torch import fx, nn
 
 from fxplastic.errors import GuardError, TraceError
 from fxplastic.graph_data import from_data, to_data
-from fxplastic.groups import ChannelGroup, FrozenAxis, fingerprint
+from fxplastic.groups import ChannelGroup, FrozenAxis, Options, fingerprint
 from fxplastic.guards import enter_grad_mode
 from fxplastic.trace import Traced
 
@@ -35,6 +35,7 @@ class _State:
     codes: Mapping[bool, str]
     watched: Mapping[bool, tuple[tuple[str, nn.Module], ...]]
     grad_modes: bool
+    options: Options
 
 
 def _compile(graph: fx.Graph, label: str) -> tuple[Forward, str]:
@@ -53,6 +54,7 @@ def _build(
     traced: Traced,
     groups: Mapping[str, ChannelGroup],
     frozen: tuple[FrozenAxis, ...],
+    options: Options,
 ) -> _State:
     compiled = {m: _compile(g, "train" if m else "eval") for m, g in traced.graphs.items()}
     watched = {
@@ -67,6 +69,7 @@ def _build(
         codes={m: text for m, (_, text) in compiled.items()},
         watched=watched,
         grad_modes=any(n.target is enter_grad_mode for n in nodes),
+        options=options,
     )
 
 
@@ -83,6 +86,7 @@ class PlasticModule(fx.GraphModule):
         traced: its graphs.
         groups: its channel groups, by name.
         frozen: axes that no plan may touch.
+        options: what the groups were looked for with.
 
     Raises:
         TraceError: the model has an attribute with a name that this class needs itself.
@@ -96,6 +100,7 @@ class PlasticModule(fx.GraphModule):
         traced: Traced,
         groups: Mapping[str, ChannelGroup],
         frozen: tuple[FrozenAxis, ...],
+        options: Options = Options(),  # noqa: B008, a frozen value
     ) -> None:
         super().__init__({}, fx.Graph(), "PlasticModule")
         _refuse_clashes(self, model, traced)
@@ -108,7 +113,7 @@ class PlasticModule(fx.GraphModule):
                     self.__dict__[first] = vars(model)[first]
         self.__dict__.update(traced.constants)
         self.training = model.training
-        self._install(_build(self, traced, groups, frozen))
+        self._install(_build(self, traced, groups, frozen, options))
 
     def _install(self, state: _State) -> None:
         self.__dict__["_plastic"] = state
@@ -132,9 +137,30 @@ class PlasticModule(fx.GraphModule):
         return self._plastic.traced
 
     @property
+    def options(self) -> Options:
+        """What the groups were looked for with."""
+        return self._plastic.options
+
+    @property
     def fingerprint(self) -> str:
         """Hash of the groups, not of the weights."""
         return fingerprint(self._plastic.groups)
+
+    def with_layout(
+        self,
+        traced: Traced,
+        groups: Mapping[str, ChannelGroup],
+        frozen: tuple[FrozenAxis, ...],
+    ) -> PlasticModule:
+        """The same modules and tensors (shared) under other graphs and groups."""
+        result = copy.copy(self)
+        result._install(_build(result, traced, groups, frozen, self.options))
+        return result
+
+    def own_traced(self, like: Traced) -> Traced:
+        """A copy of this module's graphs, with the constants and inputs of another's."""
+        graphs = {m: from_data(to_data(g)) for m, g in self.traced.graphs.items()}
+        return replace(like, graphs=graphs)
 
     # ------------------------------------------------------------ graphs
     @property
@@ -153,7 +179,7 @@ class PlasticModule(fx.GraphModule):
         graphs = dict(self.traced.graphs) | {bool(self.training): graph}
         state = self._plastic
         traced = replace(state.traced, graphs=graphs)
-        self._install(_build(self, traced, state.groups, state.frozen))
+        self._install(_build(self, traced, state.groups, state.frozen, state.options))
 
     @property
     def code(self) -> str:
@@ -163,7 +189,7 @@ class PlasticModule(fx.GraphModule):
     def recompile(self) -> Any:
         """Compile both forwards again, after a graph was edited in place."""
         state = self._plastic
-        self._install(_build(self, state.traced, state.groups, state.frozen))
+        self._install(_build(self, state.traced, state.groups, state.frozen, state.options))
         return self.graph.python_code(root_module="self")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -207,7 +233,7 @@ class PlasticModule(fx.GraphModule):
         traced = replace(state.traced, graphs={m: from_data(d) for m, d in graphs.items()})
         restore: Any = super().__setstate__
         restore({k: v for k, v in contents.items() if k != "_plastic"})
-        self._install(_build(self, traced, state.groups, state.frozen))
+        self._install(_build(self, traced, state.groups, state.frozen, state.options))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _blank, (), self.__getstate__()

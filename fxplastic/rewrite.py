@@ -13,14 +13,17 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fxplastic.errors import RewriteError
 from fxplastic.gather import Recipe, recipes
 from fxplastic.optim import check_optimizer, state_tensors, twin_optimizer
+from fxplastic.module import PlasticModule
 from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import Plastic, require_plastic
+from fxplastic.widths import lay_out, resized_module
 
 PlasticT = TypeVar("PlasticT", bound=Plastic)
 
@@ -62,6 +65,14 @@ class _Change:
     label: str
     old: Tensor
     new: Tensor
+    key: str = ""
+
+    def put(self, parameter: Any, optimizer: Optimizer | None) -> None:
+        """Give it to a new parameter: as its gradient, or as optimizer state under `key`."""
+        if not self.key:
+            parameter.grad = self.new
+        elif optimizer is not None:
+            optimizer.state[parameter][self.key] = self.new
 
 
 def _wrap_step(new: Any, old: Any) -> None:
@@ -100,36 +111,80 @@ def rewrite_(plastic: Plastic, plan: Plan, optimizer: Optimizer | None = None) -
             and optimizer are bit for bit as they were.
     """
     _check(plastic, plan, optimizer)
+    _check_widths(plan)
     _commit(_changes(plastic, plan, optimizer))
 
 
 def rewrite(
     plastic: PlasticT, plan: Plan, optimizer: Optimizer | None = None
 ) -> Rewritten[PlasticT]:
-    """`rewrite_` on a deep copy of model and optimizer; the input is left alone.
+    """Carry a plan out on a copy of model and optimizer; the input is left alone.
 
+    Where every width stays, this is `rewrite_` on a deep copy. Where one changes, the copy has
+    tensors of other shapes, its layers' sizes and the sizes in its graphs follow, and it is run on
+    names again: every neuron of it must be what the plan makes of a neuron of the old model.
     Gradients, parameter hooks and optimizer step hooks are copied along.
 
     Args:
         plastic: the plastic module.
-        plan: made for this model; every width stays.
+        plan: made for this model.
         optimizer: of the model's parameters; parameters in it that are not the model's stay the
             same objects in the new one.
 
     Raises:
         PlanError: as for `rewrite_`.
+        WidthError: the new widths cannot be laid out, or not exactly.
         RewriteError: as for `rewrite_`.
         OptimizerError: as for `rewrite_`.
+
+    >>> from fxplastic import Plan, plasticize
+    >>> mlp = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+    >>> plastic = plasticize(mlp, torch.zeros(2, 3))
+    >>> wider = rewrite(plastic, Plan.from_takes(plastic, {"0.weight:0": [0, 1, 1]})).module
+    >>> wider.get_submodule("0")
+    Linear(in_features=3, out_features=3, bias=True)
     """
     _check(plastic, plan, optimizer)
+    if not plan.keeps_widths:
+        return _rewrite_widths(plastic, plan, optimizer)
     module = copy.deepcopy(plastic)
+    twins = _twins(plastic, module)
+    twin = None if optimizer is None else twin_optimizer(optimizer, twins)
+    rewrite_(module, plan, twin)
+    return Rewritten(module, twin)
+
+
+def _twins(plastic: Plastic, module: Plastic) -> dict[int, Parameter]:
+    """The new parameter of each old one, by `id`, dressed like it."""
     old = dict(plastic.named_parameters(remove_duplicate=False))
     new = dict(module.named_parameters(remove_duplicate=False))
     twins = {id(old[name]): new[name] for name in old}
     for _, parameter in plastic.named_parameters():
         _dress(twins[id(parameter)], parameter)
+    return twins
+
+
+def _rewrite_widths(
+    plastic: PlasticT, plan: Plan, optimizer: Optimizer | None
+) -> Rewritten[PlasticT]:
+    """`rewrite` where a width changes."""
+    if not isinstance(plastic, PlasticModule):
+        raise RewriteError(f"{type(plastic).__name__} has no graph to change widths in")
+    _step("lay out")
+    found, made = lay_out(plastic, plan)
+    _check_memory(plastic, {id(recipe.tensor) for recipe in made})
+    with torch.no_grad():
+        changes = {r.name: list(_changes_of(r, optimizer)) for r in made}
+    _step("build")
+    values = {name: own[0].new for name, own in changes.items()}
+    module: Any = resized_module(plastic, found, values)
+    twins = _twins(plastic, module)
     twin = None if optimizer is None else twin_optimizer(optimizer, twins)
-    rewrite_(module, plan, twin)
+    for recipe in made:
+        parameter = twins.get(id(recipe.tensor))
+        for change in changes[recipe.name][1:]:
+            change.put(parameter, twin)
+    _step("finish")
     return Rewritten(module, twin)
 
 
@@ -142,15 +197,18 @@ def _check(plastic: Plastic, plan: Plan, optimizer: Optimizer | None) -> None:
     _step("check")
     require_plastic(plastic, RewriteError)
     check_plan(plastic, plan)
+    if optimizer is not None:
+        check_optimizer(optimizer, plastic)
+
+
+def _check_widths(plan: Plan) -> None:
     for name, edit in plan.edits.items():
         if not edit.keeps_width:
             raise RewriteError(
-                f"the plan changes group {name!r} from {edit.size} to {len(edit.take)} neurons; "
-                "this version rewrites at constant width only: give a take of "
-                f"{edit.size} entries"
+                f"the plan changes group {name!r} from {edit.size} to {len(edit.take)} neurons, "
+                "and in place no tensor can change its shape; use rewrite, which returns a new "
+                f"module, or give a take of {edit.size} entries"
             )
-    if optimizer is not None:
-        check_optimizer(optimizer, plastic)
 
 
 def _changes(plastic: Plastic, plan: Plan, optimizer: Optimizer | None) -> list[_Change]:
@@ -178,7 +236,8 @@ def _changes_of(recipe: Recipe, optimizer: Optimizer | None) -> Iterator[_Change
         yield _Change(f"gradient of {name}", grad, recipe.derivative(grad, 1))
     for key, value, degree in states:
         _step(f"make {key} of {name}")
-        yield _Change(f"{key} of {name}", value.detach(), recipe.derivative(value, degree))
+        new = recipe.derivative(value, degree)
+        yield _Change(f"{key} of {name}", value.detach(), new, key)
 
 
 def _commit(changes: Iterable[_Change]) -> None:

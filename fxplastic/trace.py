@@ -27,7 +27,7 @@ from fxplastic.tracer import ValueTracer
 __all__ = ["Traced", "on_meta", "trace"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Traced:
     """What tracing made of a model.
 

@@ -27,7 +27,7 @@ Law = Literal["product", "quotient", "sum", "none"]
 Pairs = list[tuple[int, int]]
 
 
-def co_labels(grid: set[int], others: Iterable[Field]) -> Hashes | None:
+def co_labels(ledger: Ledger, grid: set[int], others: Iterable[Field]) -> Hashes | None:
     """What else tells the positions of `grid` apart, as one hash per position.
 
     A field that varies outside the grid as well is replaced by its classes on the axes that it
@@ -38,10 +38,8 @@ def co_labels(grid: set[int], others: Iterable[Field]) -> Hashes | None:
         shared = grid.intersection(g.axes)
         if not shared:
             continue
-        if grid.issuperset(g.axes):
-            labels.append(g.array)
-        else:
-            labels.append(classes(g.array, shared))
+        ids = ledger.in_origin(g.array)
+        labels.append(ids if grid.issuperset(g.axes) else classes(ids, shared))
     return mix(*labels) if labels else None
 
 
@@ -59,7 +57,7 @@ def note_use(ledger: Ledger, f: Field, others: Iterable[Field]) -> None:
 
     Without it, two neurons of which one is taken up here and the other is not would look alike.
     """
-    labels = co_labels(set(f.axes), others)
+    labels = co_labels(ledger, set(f.axes), others)
     ledger.use(f.array, np.zeros(1, np.uint64) if labels is None else labels)
 
 
@@ -76,7 +74,7 @@ def meet(ledger: Ledger, a: Sequence[Field], b: Sequence[Field]) -> Pairs:
         for j, g in enumerate(b):
             if f.neural and g.neural and _nested(f, g):
                 rest = [x for x in (*a, *b) if x is not f and x is not g]
-                tags = co_labels(set(f.axes) | set(g.axes), rest)
+                tags = co_labels(ledger, set(f.axes) | set(g.axes), rest)
                 full = None if tags is None else _spread(tags, f, g)
                 ledger.unite(f.array, g.array, full)
                 pairs.append((i, j))
@@ -101,7 +99,7 @@ def _ride(ledger: Ledger, a: Sequence[Field], b: Sequence[Field], united: set[in
             continue
         axes = set(f.axes)
         if any(axes.intersection(g.axes) for g in b):
-            tags = co_labels(axes, [x for x in (*a, *b) if x is not f])
+            tags = co_labels(ledger, axes, [x for x in (*a, *b) if x is not f])
             if tags is not None:
                 ledger.context(f.array, tags)
 

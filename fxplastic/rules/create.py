@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import torch
 
-from fxplastic.identity import Names, opaque
+from fxplastic.identity import Field, Names, opaque
 from fxplastic.rules.base import Call, rule
 
-_UNIFORM = (
-    "zeros", "ones", "full", "empty", "zeros_like", "ones_like", "full_like", "empty_like",
-    "new_zeros", "new_ones", "new_full", "new_empty", "scalar_tensor", "zero_",
-)  # fmt: skip
-
-
-@rule(*_UNIFORM, reads=False)
+@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty",
+      "scalar_tensor", reads=False)  # fmt: skip
 def uniform(call: Call) -> Names:
-    """The same value everywhere: no position is told apart."""
-    return Names()
+    """The same value everywhere: no position is told apart, except where widths matter."""
+    return Names(call.ledger.named_axes(call.out.shape, range(call.out.ndim)))
 
 
-@rule("fill_.Scalar", reads=False)
+@rule("zeros_like", "ones_like", "full_like", "empty_like", "zero_", "fill_.Scalar", reads=False)
 def filled(call: Call) -> Names:
-    """One value, written over what was there."""
-    return Names()
+    """One value, with the sizes of what was given."""
+    return _shaped_like(call)
+
+
+def _shaped_like(call: Call) -> Names:
+    """No names, except where widths matter: then those of the first argument, as its size."""
+    if not call.ledger.sizes:
+        return Names()
+    return Names(tuple(Field(f.ids) for f in call.names(0).fields if f.neural))
 
 
 @rule("bernoulli_.float")
@@ -31,7 +33,7 @@ def mask(call: Call) -> Names:
 
     Denies: neurons along its axes where it is drawn in eval mode too.
     """
-    return Names() if call.ledger.training else Names(opaque(call.out.shape))
+    return _shaped_like(call) if call.ledger.training else Names(opaque(call.out.shape))
 
 
 @rule("bernoulli")

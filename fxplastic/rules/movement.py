@@ -228,7 +228,7 @@ def copy(call: Call) -> Names:
 def expand(call: Call) -> tuple[Names, ...]:
     """New positions along an axis hold the same value: no name varies there."""
     extra = call.out.ndim - call.args[0].ndim
-    return moved(call, lambda ids: ids[(None,) * extra])
+    return _with_new_axes(call, moved(call, lambda ids: ids[(None,) * extra]))
 
 
 @rule("repeat", reads=False)
@@ -241,7 +241,16 @@ def repeat(call: Call) -> tuple[Names, ...]:
         wide = ids[(None,) * extra]
         return wide.repeat([r if n > 1 else 1 for r, n in zip(times, wide.shape, strict=True)])
 
-    return moved(call, tile)
+    return _with_new_axes(call, moved(call, tile))
+
+
+def _with_new_axes(call: Call, names: tuple[Names, ...]) -> tuple[Names, ...]:
+    """In a run on sizes, axes that had size 1 and now have another follow whatever they meet."""
+    extra = call.out.ndim - call.args[0].ndim
+    before = (*[1] * extra, *call.args[0].shape)
+    new = [a for a, n in enumerate(call.out.shape) if before[a] == 1 and n > 1]
+    fields = call.ledger.named_axes(call.out.shape, new)
+    return tuple(replace(n, fields=(*n.fields, *fields)) for n in names)
 
 
 @rule("tril", "triu")

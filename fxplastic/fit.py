@@ -1,0 +1,223 @@
+"""New sizes in a graph: every node is run on meta tensors, and must give the shapes predicted.
+
+A node that does not has its sizes set (`fxplastic.size_args`); if it has none, or they do not
+help, the widths are refused, with the node, the source line and the groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxplastic.errors import FxPlasticError, WidthError
+from fxplastic.guards import CHECKS
+from fxplastic.identity import Ids
+from fxplastic.interpret import (
+    MetaInterpreter,
+    example_values,
+    plain_attention,
+    source_of,
+    tensors_in,
+)
+from fxplastic.leaves import Attributes, fit_leaf
+from fxplastic.measure import Measured, Scale, Seen, Shape, new_shapes
+from fxplastic.meta import map_tree, on_meta
+from fxplastic.size_args import SIZE_ARGS, Fit, op_name
+from fxplastic.trace import Traced
+
+
+def fit_graphs(
+    model: nn.Module, traced: Traced, measured: Measured, scale: Scale
+) -> dict[str, Attributes]:
+    """Set sizes in the graphs of `traced`, in place, and in leaf modules of `model`.
+
+    Args:
+        model: a module with parameters of the new shapes; sizes in its leaf modules are set.
+        traced: graphs of its own, not shared with another module.
+        measured: the run on sizes of the model as it was.
+        scale: what changes.
+
+    Returns:
+        The attributes that were set in leaf modules, by the module's path.
+
+    Raises:
+        WidthError: a node cannot be made to give the shapes predicted.
+    """
+    attributes: dict[str, Attributes] = {}
+    for training, graph in traced.graphs.items():
+        with plain_attention(), on_meta(model, training), torch.no_grad():
+            fitter = _Fitter(model, graph, traced, measured, scale, training)
+            fitter.run(*example_values(graph, traced))
+        for path, found in fitter.attributes.items():
+            if attributes.setdefault(path, found) != found:
+                raise WidthError(f"module {path!r} would need two sizes at once: {found}")
+    for path, found in attributes.items():
+        vars(model.get_submodule(path)).update(found)
+    return attributes
+
+
+class _Fitter(MetaInterpreter):
+    """Runs a graph on new widths and sets sizes on the way."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: fx.Graph,
+        traced: Traced,
+        measured: Measured,
+        scale: Scale,
+        training: bool,
+    ) -> None:
+        super().__init__(model, graph, traced)
+        self.garbage_collect_values = False
+        self.seen = {n: s for (mode, n), s in measured.seen.items() if mode == training}
+        self.scale = scale
+        self.attributes: dict[str, Attributes] = {}
+        self._memo: dict[int, list[Shape]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node so that it gives what it should."""
+        if n.op in ("placeholder", "output", "get_attr"):
+            return super().run_node(n)
+        if n.target in CHECKS:
+            self._renew(n)
+            return super().run_node(n)
+        wanted = self._wanted(n)
+        self._keep_numbers(n)
+        entry = SIZE_ARGS.get(op_name(n))
+        if entry is not None and entry.always and entry.setter is not None:
+            self._set(n, entry.setter, wanted)
+        result, error = self._attempt(n, wanted)
+        if error is None:
+            return result
+        if n.op == "call_module":
+            self._fit_module(n, wanted)
+        elif entry is not None and entry.setter is not None:
+            self._set(n, entry.setter, wanted)
+        result, again = self._attempt(n, wanted)
+        if again is None:
+            return result
+        raise WidthError(
+            f"the new widths cannot be laid out at {n.format_node()} "
+            f"({source_of(n) or 'source unknown'}): {again}. Leave "
+            f"{self._blamed(n)} out of the plan, or write the line without fixed sizes",
+            self._groups(n),
+        )
+
+    # ------------------------------------------------------------ what a node should give
+    def _wanted(self, n: fx.Node) -> list[list[Shape]]:
+        seen = self.seen[n.name]
+        try:
+            return [
+                new_shapes(shape, ids, self.scale)
+                for shape, ids in zip(seen.shapes, seen.ids, strict=True)
+            ]
+        except WidthError as error:
+            raise WidthError(
+                f"the new widths cannot be laid out at {n.format_node()} "
+                f"({source_of(n) or 'source unknown'}): {error}",
+                error.groups or self._groups(n),
+            ) from None
+
+    def _attempt(self, n: fx.Node, wanted: Sequence[Sequence[Shape]]) -> tuple[Any, str | None]:
+        """What the node gives, and what is wrong with it."""
+        try:
+            result = super().run_node(n)
+        except FxPlasticError as error:
+            return None, str(error.__cause__ or error).split("\n")[0]
+        shapes = [tuple(t.shape) for t in tensors_in(result)]
+        if len(shapes) != len(wanted):
+            return None, f"it gives {len(shapes)} tensors, not {len(wanted)}"
+        for shape, options in zip(shapes, wanted, strict=True):
+            if shape not in options:
+                return None, f"it gives shape {list(shape)}, not {list(options[0])}"
+        return result, None
+
+    # ------------------------------------------------------------ arguments
+    def _value(self, leaf: Any) -> Any:
+        return map_tree(leaf, lambda x: self.env[x] if isinstance(x, fx.Node) else x)
+
+    def _old(self, leaf: Any) -> Any:
+        return map_tree(leaf, lambda x: self.seen[x.name].plain if isinstance(x, fx.Node) else x)
+
+    def _keep_numbers(self, n: fx.Node) -> None:
+        """Numbers that changed with a width have their old value, except where sizes belong.
+
+        What only computes numbers from numbers is left alone.
+        """
+        if not self.seen[n.name].shapes and not any(
+            self.seen[a.name].shapes for a in n.all_input_nodes
+        ):
+            return
+        entry = SIZE_ARGS.get(op_name(n))
+
+        def keep(leaf: Any) -> Any:
+            if isinstance(leaf, fx.Node) and not self.seen[leaf.name].shapes:
+                old = self.seen[leaf.name].plain
+                if _plain_number(old) and _differs(self.env[leaf], old):
+                    return old
+            return leaf
+
+        sized = (lambda place: False) if entry is None else entry.covers
+        n.args = tuple(a if sized(i) else map_tree(a, keep) for i, a in enumerate(n.args))
+        n.kwargs = {k: a if sized(k) else map_tree(a, keep) for k, a in n.kwargs.items()}
+
+    def _renew(self, n: fx.Node) -> None:
+        """A guard on a number expects what that number is now; one on a tensor stays."""
+        value, expected = n.args[:2]
+        now = self._value(value)
+        if _plain_number(now) and self._old(value) == expected and now != expected:
+            n.update_arg(1, now)
+
+    def _set(self, n: fx.Node, setter: Any, wanted: Sequence[Sequence[Shape]]) -> None:
+        try:
+            setter(Fit(n, wanted, self._value, self._old, self._old_shape, self._names, self.scale))
+        except WidthError as error:
+            raise WidthError(
+                f"the new widths cannot be laid out at {n.format_node()} "
+                f"({source_of(n) or 'source unknown'}): {error}",
+                error.groups or self._groups(n),
+            ) from None
+
+    def _old_shape(self, leaf: fx.Node) -> Shape:
+        return self.seen[leaf.name].shapes[0]
+
+    def _names(self, leaf: fx.Node) -> tuple[Ids, ...]:
+        return self.seen[leaf.name].ids[0]
+
+    def _fit_module(self, n: fx.Node, wanted: Sequence[Sequence[Shape]]) -> None:
+        path = str(n.target)
+        module = self.fetch_attr(path)
+        inputs = [self._value(a) for a in n.args]
+        found = fit_leaf(module, inputs, wanted[0][0] if wanted else ())
+        self.attributes.setdefault(path, {}).update(found)
+        vars(module).update(found)
+
+    # ------------------------------------------------------------ who is to blame
+    def _groups(self, n: fx.Node) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        for node in (n, *n.all_input_nodes):
+            seen: Seen = self.seen[node.name]
+            for ids in (one for fields in seen.ids for one in fields):
+                found.update(dict.fromkeys(self.scale.groups_in(ids[self._changes(ids)])))
+        return tuple(found)
+
+    def _changes(self, ids: Ids) -> Any:
+        return self.scale.weight[ids.clip(0)] != 1.0
+
+    def _blamed(self, n: fx.Node) -> str:
+        return ", ".join(map(repr, self._groups(n))) or "the groups around it"
+
+
+def _plain_number(value: Any) -> bool:
+    """Whether `value` is a number, a truth value, or a tuple of them such as a `torch.Size`."""
+    if isinstance(value, tuple):
+        return all(_plain_number(v) for v in value)
+    return isinstance(value, int | float) and not isinstance(value, Tensor)
+
+
+def _differs(new: Any, old: Any) -> bool:
+    return type(new) is not type(old) or bool(new != old)

@@ -1,0 +1,163 @@
+"""The label check: right shapes can be wrong.
+
+Each new position carries a label, (old neuron, copy), which the plan gives it. The new program is
+run on names, and wherever it makes one neuron of several positions, their labels must agree; and
+the neuron must have met, op by op and slot by slot, what the old one has met. A reshape that pairs
+other channels than before has every shape right, and is caught here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fxplastic.atoms import Atoms, Ints, signatures
+from fxplastic.errors import WidthError
+from fxplastic.ledger import AtomSite, Ledger
+
+Index = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A finished run on names."""
+
+    ledger: Ledger
+    atoms: Atoms
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where the positions along one axis of a tensor come from.
+
+    Attributes:
+        index: old position of each new one, ``[length]``, or ``[rows, length]``.
+        copy: which copy of its neuron each new position belongs to, in the same shape.
+    """
+
+    index: Tensor
+    copy: Tensor
+
+
+Origins = Mapping[tuple[str, int], Origin]
+"""By name of the tensor and axis; where none is given, everything is as it was."""
+
+
+def origins_of_atoms(old: Run, new: Run, origins: Origins) -> tuple[Ints, Ints]:
+    """For each atom of the new run, the old atom that it stands for, and which copy it is."""
+    source, copy = np.zeros(new.ledger.atom_count, np.int64), np.zeros(
+        new.ledger.atom_count, np.int64
+    )
+    twins = {_key(site, old.ledger): site for site in old.ledger.sites}
+    heights = {s.parameter: s.length for s in new.ledger.sites if s.axis == 0 and s.parent is None}
+    old_heights = {
+        s.parameter: s.length for s in old.ledger.sites if s.axis == 0 and s.parent is None
+    }
+    for site in new.ledger.sites:
+        twin = twins.get(_key(site, new.ledger))
+        if twin is None:
+            continue
+        atoms = slice(site.base, site.base + site.size)
+        at = origins.get((site.parameter, site.axis))
+        if site.parent is None:
+            if at is None or at.index.ndim == 2:
+                here, which = np.arange(site.length), np.zeros(site.length, np.int64)
+                if site.length != twin.length:
+                    here = np.zeros(site.length, np.int64)  # told apart by group: nobody asks
+            else:
+                here, which = at.index.numpy(), at.copy.numpy()
+            source[atoms], copy[atoms] = twin.base + here, which
+            continue
+        new_height = heights[site.parameter] // site.splits
+        old_height = old_heights[site.parameter] // twin.splits
+        first = np.arange(site.splits) * new_height  # one row of every group
+        rows = origins.get((site.parameter, 0))
+        came = first if rows is None else rows.index.numpy()[first]
+        part = (came // old_height)[:, None]
+        if at is None:
+            here = np.broadcast_to(np.arange(site.length), (site.splits, site.length))
+            which = np.zeros_like(here)
+        else:
+            here, which = (
+                x.numpy()[first] if x.ndim == 2 else np.broadcast_to(x.numpy(), (site.splits, len(x)))
+                for x in (at.index, at.copy)
+            )
+        source[atoms] = (twin.base + part * twin.length + here).ravel()
+        copy[atoms] = which.ravel()
+    return source, copy
+
+
+def _key(site: AtomSite, ledger: Ledger) -> tuple[str, int, int]:
+    """What names a site in every run: sites that are told apart by group have another number."""
+    order = 0
+    if site.parent is not None:
+        family = [s for s in ledger.sites if s.parent == site.parent]
+        order = 1 + family.index(site)
+    return site.parameter, site.axis, order
+
+
+def check_labels(old: Run, new: Run, origins: Origins, blamed: Sequence[str]) -> None:
+    """Raise WidthError unless every neuron of the new run is a copy of one of the old run's.
+
+    Args:
+        old: the run of the model as it was.
+        new: the run of the model at its new widths.
+        origins: where the plan takes the positions of each tensor from.
+        blamed: names of the groups whose widths change.
+    """
+    source, copy = origins_of_atoms(old, new, origins)
+    parents = {s.parent for s in new.ledger.sites if s.parent is not None}
+    real = (new.atoms.site >= 0) & ~np.isin(new.atoms.site, sorted(parents))
+    index = np.flatnonzero(real)
+    neuron = new.atoms.neuron[index]
+    labels = old.atoms.neuron[source[index]] * (int(copy.max(initial=0)) + 1) + copy[index]
+    count = int(new.atoms.neuron.max(initial=0)) + 1
+    low, high = np.full(count, np.iinfo(np.int64).max), np.full(count, -1)
+    np.minimum.at(low, neuron, labels)
+    np.maximum.at(high, neuron, labels)
+    torn = index[low[neuron] != high[neuron]]
+    if torn.size:
+        raise _mixed(new, int(torn[0]), blamed)
+    mine, theirs = signatures(new.ledger, new.atoms), signatures(old.ledger, old.atoms)
+    other = index[mine[neuron] != theirs[old.atoms.neuron[source[index]]]]
+    if other.size:
+        raise _other_company(new, int(other[0]), blamed)
+
+
+def _mixed(new: Run, atom: int, blamed: Sequence[str]) -> WidthError:
+    site = new.ledger.sites[int(new.atoms.site[atom])]
+    return WidthError(
+        f"the new widths cannot be laid out: position {int(new.atoms.position[atom])} of "
+        f"{site.parameter!r}, axis {site.axis}, would be combined with copies of other neurons "
+        f"than before{_where(new, atom)}. Leave {_names(blamed)} out of the plan, or give groups "
+        "that lie on the same tensors the same change of width",
+        blamed,
+    )
+
+
+def _other_company(new: Run, atom: int, blamed: Sequence[str]) -> WidthError:
+    site = new.ledger.sites[int(new.atoms.site[atom])]
+    return WidthError(
+        f"the new widths cannot be laid out: what position {int(new.atoms.position[atom])} of "
+        f"{site.parameter!r}, axis {site.axis}, meets in the program is not what it met before"
+        f"{_where(new, atom)}. Leave {_names(blamed)} out of the plan, or give groups that lie on "
+        "the same tensors the same change of width",
+        blamed,
+    )
+
+
+def _names(blamed: Sequence[str]) -> str:
+    return ", ".join(map(repr, blamed))
+
+
+def _where(new: Run, atom: int) -> str:
+    """The last place where something was said of the neuron of `atom`."""
+    neuron = new.atoms.neuron[atom]
+    for event in reversed(new.ledger.events):
+        if bool((new.atoms.neuron[event.ids] == neuron).any()):
+            return f" (last at node {event.place.node!r}, {event.place.source or 'source unknown'})"
+    return ""

@@ -1,0 +1,78 @@
+"""Sizes that the layers of `torch.nn` keep as attributes, beside their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+from fxplastic.size_args import conv_groups
+
+Attributes = dict[str, Any]
+Shape = tuple[int, ...]
+
+
+def sizes_of(module: nn.Module, old: Shape | None, new: Shape | None) -> Attributes:
+    """Attributes that follow from the new shape of a layer's weight (`None` without one).
+
+    Args:
+        module: any module; one that keeps no sizes has none to set.
+        old: shape of its weight as it was.
+        new: shape of its weight as it will be.
+
+    >>> sizes_of(nn.Linear(3, 8), (8, 3), (10, 3))
+    {'in_features': 3, 'out_features': 10}
+    """
+    if old is None or new is None or old == new:
+        return {}
+    if isinstance(module, _ConvNd):
+        return _convolution(module, old, new)
+    if isinstance(module, nn.Linear):
+        return {"in_features": new[1], "out_features": new[0]}
+    if isinstance(module, nn.Bilinear):
+        return {"out_features": new[0], "in1_features": new[1], "in2_features": new[2]}
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return {"embedding_dim": new[1]}
+    if isinstance(module, _NormBase):
+        return {"num_features": new[0]}
+    if isinstance(module, nn.GroupNorm):
+        alone = {"num_groups": new[0]} if module.num_groups == module.num_channels else {}
+        return {"num_channels": new[0]} | alone
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return {"normalized_shape": tuple(new)}
+    return {"num_parameters": new[0]} if isinstance(module, nn.PReLU) else {}
+
+
+def _convolution(module: _ConvNd, old: Shape, new: Shape) -> Attributes:
+    """In and out channels; `groups` where every group has one channel, as nothing else changes."""
+    groups = module.groups
+    if groups > 1 and old[1] == 1 and old[0] != new[0]:
+        groups = groups * new[0] // old[0]
+    a, b = new[0], new[1] * groups
+    sizes = (b, a) if not module.transposed else (a, b)
+    return {"in_channels": sizes[0], "out_channels": sizes[1], "groups": groups}
+
+
+def fit_leaf(module: nn.Module, inputs: Sequence[Any], out: Shape) -> Attributes:
+    """Attributes with which a layer gives shape `out`, where its weight does not settle them."""
+    if isinstance(module, _ConvNd) and inputs and isinstance(inputs[0], Tensor):
+        channels, weight = inputs[0].shape[1], tuple(module.weight.shape)
+        groups = conv_groups(channels, weight, out, transposed=module.transposed)
+        return {
+            "groups": groups,
+            "in_channels": channels,
+            "out_channels": out[1],
+        }
+    if isinstance(module, nn.Unflatten) and isinstance(module.dim, int):
+        dim = module.dim % (len(out) - len(module.unflattened_size) + 1)
+        given = module.unflattened_size
+        new = out[dim : dim + len(given)]
+        return {"unflattened_size": tuple(-1 if g == -1 else n for g, n in zip(given, new))}
+    if isinstance(module, _NormBase) and module.weight is None and module.running_mean is None:
+        return {"num_features": out[1]}
+    if isinstance(module, nn.GroupNorm) and module.weight is None:
+        return {"num_channels": out[1], "num_groups": out[1]}
+    return {}

@@ -1,0 +1,233 @@
+"""The model at other widths: predicted, laid out on meta, discovered anew and compared.
+
+Nothing here knows which neuron copies which: that is the plan's part, and a plan decides shapes
+through the groups' new sizes alone. So one result serves all plans to the same sizes.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxplastic.atoms import Atoms, atoms_of
+from fxplastic.discover import grouped, ledger_of
+from fxplastic.errors import WidthError
+from fxplastic.fit import fit_graphs
+from fxplastic.graph_data import from_data, to_data
+from fxplastic.groups import ChannelGroup, FrozenAxis
+from fxplastic.leaves import Attributes, sizes_of
+from fxplastic.ledger import AtomSite, Ledger
+from fxplastic.measure import EXACT, Measured, Scale, measure, scale_of
+from fxplastic.module import PlasticModule
+from fxplastic.trace import Traced
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Resized:
+    """A model at other widths, without values.
+
+    Attributes:
+        module: a plastic module with the new shapes; changed tensors are on meta.
+        attributes: sizes to set in its layers, by their path.
+        shapes: new shape of each tensor that changes, by its first name.
+        ledger: the record of a run on names of the new model.
+        atoms: the atoms of that run.
+    """
+
+    module: PlasticModule
+    attributes: Mapping[str, Attributes]
+    shapes: Mapping[str, Shape]
+    ledger: Ledger
+    atoms: Atoms
+
+
+@dataclass(eq=False)
+class _Known:
+    """What was found out about one traced model, kept as long as its graphs are."""
+
+    measured: Measured
+    resized: dict[tuple[tuple[str, int], ...], Resized]
+    ledger: Ledger | None = None
+    atoms: Atoms | None = None
+
+
+_KEPT = 4  # sizes per model whose layout is remembered
+_known: WeakKeyDictionary[Traced, _Known] = WeakKeyDictionary()
+
+
+def _about(plastic: PlasticModule) -> _Known:
+    found = _known.get(plastic.traced)
+    if found is None:
+        found = _known[plastic.traced] = _Known(measure(plastic, plastic.traced), {})
+    return found
+
+
+def run_of(plastic: PlasticModule) -> tuple[Ledger, Atoms]:
+    """The record of a run on names of the model as it is, and its atoms."""
+    about = _about(plastic)
+    if about.ledger is None or about.atoms is None:
+        about.ledger = ledger_of(plastic, plastic.traced)
+        about.atoms = atoms_of(about.ledger)
+    return about.ledger, about.atoms
+
+
+def resized(plastic: PlasticModule, sizes: Mapping[str, int]) -> Resized:
+    """Lay the model out for new sizes of some groups, on meta.
+
+    Args:
+        plastic: the module as it is; it is left alone.
+        sizes: new number of neurons by group; groups that are not named keep theirs.
+
+    Raises:
+        WidthError: the sizes cannot be laid out; the message names group, op and source line.
+    """
+    changed = {n: k for n, k in sorted(sizes.items()) if plastic.groups[n].size != k}
+    about, key = _about(plastic), tuple(changed.items())
+    if key not in about.resized:
+        while len(about.resized) >= _KEPT:
+            about.resized.pop(next(iter(about.resized)))
+        about.resized[key] = _lay_out(plastic, about.measured, changed)
+    return about.resized[key]
+
+
+def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int]) -> Resized:
+    scale = scale_of(measured, plastic.groups, sizes)
+    shapes = _tensor_shapes(plastic, measured, scale)
+    module = _skeleton(plastic, shapes)
+    graphs = {m: from_data(to_data(g)) for m, g in plastic.traced.graphs.items()}
+    traced = replace(module.traced, graphs=graphs)
+    attributes = _leaf_sizes(plastic, shapes)
+    for path, found in attributes.items():
+        vars(module.get_submodule(path)).update(found)
+    for path, found in fit_graphs(module, traced, measured, scale).items():
+        attributes[path] = attributes.get(path, {}) | found
+    ledger = ledger_of(module, traced)
+    groups, frozen = _same_groups(plastic, module, ledger, sizes)
+    return Resized(
+        module.with_layout(traced, groups, frozen), attributes, shapes, ledger, atoms_of(ledger)
+    )
+
+
+# ---------------------------------------------------------------- tensors
+def _tensor_shapes(plastic: PlasticModule, measured: Measured, scale: Scale) -> dict[str, Shape]:
+    """New shapes of the tensors that change."""
+    shapes: dict[str, list[int]] = {}
+    split = {s.parent: s for s in measured.ledger.sites if s.parent is not None}
+    tensors: dict[str, Tensor] = dict(plastic.named_parameters()) | dict(plastic.named_buffers())
+    for number, site in enumerate(measured.ledger.sites):
+        if not site.parameter or site.parent is not None:
+            continue
+        length = _new_length(split.get(number, site), scale)
+        if length != site.length:
+            shape = shapes.setdefault(site.parameter, list(tensors[site.parameter].shape))
+            shape[site.axis] = length
+    return {name: tuple(shape) for name, shape in shapes.items()}
+
+
+def _new_length(site: AtomSite, scale: Scale) -> int:
+    """New length of an axis; that of a grouped convolution's input is the same in every group."""
+    atoms = np.arange(site.base, site.base + site.size)
+    sums = scale.weight[atoms].reshape(site.splits, site.length).sum(1)
+    length = round(float(sums[0]))
+    if np.abs(sums - length).max() > EXACT:
+        names = scale.groups_in(atoms[scale.weight[atoms] != 1.0].astype(np.int32))
+        raise WidthError(
+            f"axis {site.axis} of {site.parameter!r} cannot have the new widths of "
+            f"{', '.join(map(repr, names))}: every convolution group there needs the same whole "
+            "number of channels; change the groups alike",
+            names,
+        )
+    return length
+
+
+def _skeleton(plastic: PlasticModule, shapes: Mapping[str, Shape]) -> PlasticModule:
+    """A copy whose changed tensors are on meta, in their new shapes; the others are shared."""
+    new = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    return with_tensors(plastic, new)
+
+
+def with_tensors(plastic: PlasticModule, new: Mapping[str, Tensor]) -> PlasticModule:
+    """A copy of `plastic` in which the named tensors are `new`, and all others its very own.
+
+    Parameters stay parameters, buffers buffers; tied tensors stay tied.
+    """
+    memo: dict[int, Any] = {}
+    for name, old in (*plastic.named_parameters(), *plastic.named_buffers()):
+        if name not in new:
+            memo[id(old)] = old
+        elif isinstance(old, nn.Parameter):
+            value = new[name].to(old.dtype)
+            memo[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
+        else:
+            memo[id(old)] = new[name].to(old.dtype)
+    return copy.deepcopy(plastic, memo)
+
+
+def _leaf_sizes(plastic: PlasticModule, shapes: Mapping[str, Shape]) -> dict[str, Attributes]:
+    """Sizes of layers that follow from the new shapes of their own tensors."""
+    found = {}
+    first = {id(t): n for n, t in (*plastic.named_parameters(), *plastic.named_buffers())}
+    for path, module in plastic.named_modules():
+        for name in ("weight", "running_mean"):
+            tensor = getattr(module, name, None) if path else None
+            if isinstance(tensor, Tensor) and id(tensor) in first:
+                new = shapes.get(first[id(tensor)])
+                sizes = sizes_of(module, tuple(tensor.shape), new)
+                if sizes:
+                    found[path] = sizes
+                break
+    return found
+
+
+# ---------------------------------------------------------------- the same groups again
+def _same_groups(
+    plastic: PlasticModule, module: PlasticModule, ledger: Ledger, sizes: Mapping[str, int]
+) -> tuple[dict[str, ChannelGroup], tuple[FrozenAxis, ...]]:
+    """Groups of the new model: those of the old one, in the sizes asked for, and no others."""
+    found = grouped(module, ledger, plastic.options)
+    groups: dict[str, ChannelGroup] = {}
+    for name, old in plastic.groups.items():
+        new = found.groups.get(name)
+        size = sizes.get(name, old.size)
+        if new is None or _look(new) != _look(old) or new.size != size:
+            raise _other_group(name, old, new, size, sizes)
+        groups[name] = replace(new, coupled=old.coupled)
+    left_out = [r for r in plastic.frozen if r.reason.startswith("verification")]
+    return groups, (*found.frozen, *left_out)
+
+
+def _look(group: ChannelGroup) -> tuple[object, ...]:
+    """All of a group that other widths leave alone."""
+    sites = tuple(
+        (s.parameter, s.axis, s.role, s.positions.shape[1], s.rows is None, s.aliases)
+        for s in group.sites
+    )
+    return group.exact, group.block_count, sites
+
+
+def _other_group(
+    name: str, old: ChannelGroup, new: ChannelGroup | None, size: int, sizes: Mapping[str, int]
+) -> WidthError:
+    if new is None:
+        what = "it is no group of interchangeable neurons any more"
+    elif new.size != size:
+        what = f"it would have {new.size} neurons, not {size}"
+    else:
+        what = "it would run through its parameters in another way"
+    blamed = (name,) if name in sizes else tuple(sizes)
+    return WidthError(
+        f"the new widths cannot be laid out: read anew at these widths, group {name!r} is not "
+        f"what it was ({what}): a size or an index that is fixed in the model's code depends on "
+        f"the old widths. Leave {', '.join(map(repr, blamed))} out of the plan, or change groups "
+        "that lie on the same tensors alike",
+        blamed,
+    )

@@ -1,0 +1,364 @@
+"""Which arguments of a call are sizes, and how they are set to give an output of another shape.
+
+One small entry per op, by the name of the function or method; nothing is ever searched for by
+value. An op without an entry takes no sizes: a number that changes with a width keeps its old
+value there (``x / x.shape[1]`` divides by what it always did).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from fxplastic.errors import WidthError
+from fxplastic.identity import Ids
+from fxplastic.measure import EXACT, Scale, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A node that has to give other shapes.
+
+    Attributes:
+        node: in the new graph; its arguments may be replaced.
+        wanted: for each tensor that it gives, the shapes that are right, the likeliest first.
+        value: the new value of an argument (nodes replaced by what they gave).
+        old: the old value of an argument, with `None` in place of tensors.
+        old_shape: the old shape of a tensor argument.
+        names: its neural fields, as they were.
+        scale: what changes.
+    """
+
+    node: fx.Node
+    wanted: Sequence[Sequence[Shape]]
+    value: Callable[[Any], Any]
+    old: Callable[[Any], Any]
+    old_shape: Callable[[Any], Shape]
+    names: Callable[[Any], tuple[Ids, ...]]
+    scale: Scale
+
+    @property
+    def target(self) -> Shape:
+        """The likeliest shape of the first tensor."""
+        return self.wanted[0][0]
+
+    def argument(self, index: int, name: str, default: Any = None) -> Any:
+        """An argument of the node, by position or by name."""
+        if len(self.node.args) > index:
+            return self.node.args[index]
+        return self.node.kwargs.get(name, default)
+
+    def set(self, index: int, name: str, new: Any) -> None:
+        """Replace an argument, where it is given."""
+        if len(self.node.args) > index:
+            self.node.update_arg(index, new)
+        else:
+            self.node.update_kwarg(name, new)
+
+    def kept(self, leaf: Any, size: int) -> Any:
+        """`leaf` where it stands for `size` already, the literal otherwise."""
+        return leaf if self.value(leaf) == size else size
+
+
+Setter = Callable[[Fit], None]
+
+
+@dataclass(frozen=True)
+class SizeArgs:
+    """Sizes among the arguments of one op.
+
+    Attributes:
+        first: from this positional argument on, up to `last`, they are sizes.
+        last: the last such position.
+        names: keyword arguments that are sizes.
+        setter: sets them; `None` where they only ever come from other sizes.
+        always: whether to set them even where the output's shape is right as it is.
+    """
+
+    first: int
+    last: int = 99
+    names: frozenset[str] = frozenset()
+    setter: Setter | None = None
+    always: bool = False
+
+    def covers(self, place: int | str) -> bool:
+        """Whether the argument at this position, or of this name, is a size."""
+        return place in self.names if isinstance(place, str) else self.first <= place <= self.last
+
+
+SIZE_ARGS: dict[str, SizeArgs] = {}
+
+
+def size_args(
+    *ops: str,
+    first: int,
+    last: int = 99,
+    names: Sequence[str] = (),
+    always: bool = False,
+) -> Callable[[Setter], Setter]:
+    """Register a setter for functions and methods of these names."""
+
+    def register(setter: Setter) -> Setter:
+        for op in ops:
+            SIZE_ARGS[op] = SizeArgs(first, last, frozenset(names), setter, always)
+        return setter
+
+    return register
+
+
+# Numbers that may follow a width by themselves; whether they do so rightly shows in the outcome.
+SIZE_ARGS["roll"] = SizeArgs(1, 1, frozenset({"shifts"}))
+SIZE_ARGS["arange"] = SizeArgs(0, names=frozenset({"start", "end"}))
+
+
+def op_name(node: fx.Node) -> str:
+    """Name of the function or method that a node calls."""
+    if node.op == "call_method":
+        return str(node.target)
+    return str(getattr(node.target, "__name__", "")) if node.op == "call_function" else ""
+
+
+# ---------------------------------------------------------------- whole shapes
+def _shape(fit: Fit, first: int, name: str, target: Sequence[int]) -> None:
+    """Set sizes given one by one, as a list, or as the `Size` of another tensor."""
+    given = fit.node.args[first:]
+    one = given[0] if len(given) == 1 else fit.node.kwargs.get(name) if not given else None
+    if isinstance(one, list | tuple):
+        fit.set(first, name, type(one)(_sizes(fit, one, target)))
+    elif isinstance(one, fx.Node) and isinstance(fit.value(one), tuple | list):
+        with fit.node.graph.inserting_before(fit.node):
+            parts = [
+                fit.node.graph.call_function(operator.getitem, (one, i)) if n == size else size
+                for i, (n, size) in enumerate(zip(fit.value(one), target, strict=True))
+            ]
+        fit.set(first, name, tuple(parts))
+    elif given:
+        fit.node.args = (*fit.node.args[:first], *_sizes(fit, given, target))
+
+
+def _sizes(fit: Fit, given: Sequence[Any], target: Sequence[int]) -> list[Any]:
+    if len(given) != len(target):
+        return list(given)
+    return [
+        leaf if isinstance(leaf, int) and leaf == -1 else fit.kept(leaf, size)
+        for leaf, size in zip(given, target, strict=True)
+    ]
+
+
+@size_args("view", "reshape", "expand", "broadcast_to", first=1, names=("size", "shape"))
+def _reshape(fit: Fit) -> None:
+    name = "size" if "size" in fit.node.kwargs else "shape"
+    _shape(fit, 1, name, fit.target)
+
+
+@size_args("new_zeros", "new_ones", "new_empty", "new_full", first=1, last=1, names=("size",))
+def _new(fit: Fit) -> None:
+    _shape(fit, 1, "size", fit.target)
+
+
+for _op in ("new_zeros", "new_ones", "new_empty"):
+    SIZE_ARGS[_op] = SizeArgs(1, names=frozenset({"size"}), setter=_new)
+
+
+@size_args("zeros", "ones", "empty", "rand", "randn", first=0, names=("size",))
+def _make(fit: Fit) -> None:
+    _shape(fit, 0, "size", fit.target)
+
+
+@size_args("full", first=0, last=0, names=("size",))
+def _full(fit: Fit) -> None:
+    _shape(fit, 0, "size", fit.target)
+
+
+@size_args("unflatten", first=2, names=("sizes",))
+def _unflatten(fit: Fit) -> None:
+    dim = _dim(fit, 1, "dim", len(fit.target) - len(fit.value(fit.argument(2, "sizes"))) + 1)
+    count = len(fit.value(fit.argument(2, "sizes")))
+    _shape(fit, 2, "sizes", fit.target[dim : dim + count])
+
+
+@size_args("repeat", "tile", first=1, names=("repeats", "dims"))
+def _repeat(fit: Fit) -> None:
+    """Only an axis of size 1 takes its new size from here; others are tiled as often as before."""
+    before = fit.value(fit.node.args[0]).shape
+    before = (*[1] * (len(fit.target) - len(before)), *before)
+    given = fit.node.args[1:]
+    listed = len(given) == 1 and isinstance(given[0], list | tuple)
+    times = list(given[0]) if listed else list(given)
+    if len(times) == len(fit.target):
+        for axis, (n, size) in enumerate(zip(before, fit.target, strict=True)):
+            if n == 1:
+                times[axis] = fit.kept(times[axis], size)
+        fit.node.args = (fit.node.args[0], tuple(times) if listed else times[0], *times[1:])
+        if listed:
+            fit.node.args = (fit.node.args[0], tuple(times))
+
+
+# ---------------------------------------------------------------- parts of an axis
+@size_args("split", "split_with_sizes", "unsafe_split", first=1, last=1,
+           names=("split_size_or_sections", "split_size"))  # fmt: skip
+def _split(fit: Fit) -> None:
+    dim = _dim(fit, 2, "dim", len(fit.target))
+    sizes = [options[0][dim] for options in fit.wanted]
+    given = fit.argument(1, "split_size_or_sections", fit.node.kwargs.get("split_size"))
+    if isinstance(given, list | tuple) and len(given) == len(sizes):
+        sizes = [fit.kept(leaf, size) for leaf, size in zip(given, sizes, strict=True)]
+    name = "split_size" if "split_size" in fit.node.kwargs else "split_size_or_sections"
+    fit.set(1, name, sizes)
+
+
+@size_args("chunk", "unsafe_chunk", first=99)
+def _chunk(fit: Fit) -> None:
+    """Parts that are no longer what `chunk` would make are split off by size."""
+    dim = _dim(fit, 2, "dim", len(fit.target))
+    source = fit.node.args[0] if fit.node.args else fit.node.kwargs["input"]
+    sizes = [options[0][dim] for options in fit.wanted]
+    fit.node.op, fit.node.target = "call_method", "split"
+    fit.node.args, fit.node.kwargs = (source, sizes), {"dim": dim}
+
+
+@size_args("narrow", first=2, names=("start", "length"), always=True)
+def _narrow(fit: Fit) -> None:
+    source = fit.node.args[0]
+    dim = _dim(fit, 1, "dim", len(fit.target))
+    count = _Prefix.of(fit, source, dim)
+    if count is None:
+        return
+    start, length = fit.argument(2, "start"), fit.argument(3, "length")
+    old = fit.old(start) % count.before
+    first, last = count.at(old), count.at(old + fit.old(length))
+    fit.set(2, "start", fit.kept(start, first))
+    fit.set(3, "length", fit.kept(length, last - first))
+
+
+@size_args("select", first=2, names=("index",), always=True)
+def _select(fit: Fit) -> None:
+    source = fit.node.args[0]
+    count = _Prefix.of(fit, source, _dim(fit, 1, "dim", fit.value(source).ndim))
+    if count is not None:
+        fit.set(2, "index", count.bound(fit.argument(2, "index")))
+
+
+@size_args("getitem", "setitem", first=1, last=1, always=True)
+def _item(fit: Fit) -> None:
+    """Bounds of slices count the neurons in front of them."""
+    source, index = fit.node.args[:2]
+    tensor = fit.value(source)
+    if not isinstance(tensor, Tensor):
+        return
+    items = list(index) if isinstance(index, tuple) else [index]
+    axis, new = 0, []
+    taken = sum(_axes_taken(fit, item) for item in items)
+    for item in items:
+        value = fit.value(item) if isinstance(item, fx.Node) else item
+        counts = isinstance(value, slice) or type(value) is int
+        count = _Prefix.of(fit, source, axis) if counts else None
+        if count is not None and isinstance(item, slice):
+            new.append(count.slice(item))
+        elif count is not None:
+            new.append(count.bound(item))
+        else:
+            new.append(item)
+        axis += tensor.ndim - taken if value is Ellipsis else _axes_taken(fit, item)
+    fit.node.update_arg(1, tuple(new) if isinstance(index, tuple) else new[0])
+
+
+def _axes_taken(fit: Fit, item: Any) -> int:
+    value = fit.value(item) if isinstance(item, fx.Node) else item
+    if value is None or value is Ellipsis or isinstance(value, bool):
+        return 0
+    return value.ndim if isinstance(value, Tensor) and value.dtype == torch.bool else 1
+
+
+@dataclass(frozen=True, eq=False)
+class _Prefix:
+    """Along one axis, how many new positions lie in front of an old one."""
+
+    fit: Fit
+    ends: Any
+    groups: tuple[str, ...]
+
+    @classmethod
+    def of(cls, fit: Fit, source: Any, axis: int) -> _Prefix | None:
+        """`None` where the axis keeps its size."""
+        size = fit.value(source).shape[axis]
+        for ids in fit.names(source):
+            at = np.maximum(ids, 0)
+            weight = fit.scale.weight[at]
+            if ids.shape[axis] < 2 or bool((weight == 1.0).all()):
+                continue
+            line = np.moveaxis(weight, axis, 0).reshape(ids.shape[axis], -1)[:, 0]
+            ends = np.concatenate([[0.0], np.cumsum(line)])
+            if round(float(ends[-1])) == size:
+                return cls(fit, ends, fit.scale.groups_in(ids))
+        return None
+
+    @property
+    def before(self) -> int:
+        """The axis's old size."""
+        return len(self.ends) - 1
+
+    def at(self, old: int) -> int:
+        """The new position of an old one."""
+        place = float(self.ends[min(max(old, 0), self.before)])
+        if abs(place - round(place)) > EXACT:
+            raise WidthError(
+                f"the bound {old} lies in the midst of interchangeable neurons, and would become "
+                f"{place:g}; give widths that it divides as before",
+                self.groups,
+            )
+        return round(place)
+
+    def bound(self, leaf: Any) -> Any:
+        """A bound in new positions, counted from the end where it was."""
+        old = self.fit.old(leaf)
+        if type(old) is not int:
+            return leaf
+        new = self.at(old) if old >= 0 else self.at(old + self.before) - round(self.ends[-1])
+        return self.fit.kept(leaf, new)
+
+    def slice(self, item: slice) -> slice:
+        """A slice in new positions; one with a step is judged by its outcome."""
+        if item.step not in (None, 1):
+            return item
+        return slice(self.bound(item.start), self.bound(item.stop), item.step)
+
+
+def _dim(fit: Fit, index: int, name: str, ndim: int) -> int:
+    return int(fit.value(fit.argument(index, name, 0))) % ndim
+
+
+# ---------------------------------------------------------------- groups and normalised shapes
+_CONVOLUTIONS = tuple(f"conv{t}{n}d" for n in (1, 2, 3) for t in ("", "_transpose"))
+
+
+@size_args(*_CONVOLUTIONS, first=6, last=6, names=("groups",))
+def _groups(fit: Fit) -> None:
+    x, weight = fit.value(fit.argument(0, "input")), fit.value(fit.argument(1, "weight"))
+    transposed = "transpose" in op_name(fit.node)
+    fit.set(6, "groups", conv_groups(x.shape[1], weight.shape, fit.target, transposed=transposed))
+
+
+def conv_groups(channels: int, weight: Sequence[int], out: Shape, *, transposed: bool) -> int:
+    """The number of groups that goes with a convolution's input, weight and output."""
+    return (out[1] if transposed else channels) // weight[1]
+
+
+@size_args("group_norm", first=1, last=1, names=("num_groups",), always=True)
+def _norm_groups(fit: Fit) -> None:
+    """Groups of a single channel stay such."""
+    groups, x = fit.argument(1, "num_groups"), fit.argument(0, "input")
+    if fit.old(groups) == fit.old_shape(x)[1]:
+        fit.set(1, "num_groups", fit.kept(groups, fit.value(x).shape[1]))
+
+
+@size_args("layer_norm", "rms_norm", first=1, last=1, names=("normalized_shape",))
+def _normalised(fit: Fit) -> None:
+    given = fit.value(fit.argument(1, "normalized_shape"))
+    fit.set(1, "normalized_shape", tuple(fit.target[-len(given) :]))
