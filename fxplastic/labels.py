@@ -8,15 +8,16 @@ other channels than before has every shape right, and is caught here and nowhere
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fxplastic.atoms import Atoms, Ints, signatures
+from fxplastic.atoms import Atoms, Ints, atoms_of, signatures
 from fxplastic.errors import WidthError
+from fxplastic.identity import Ids
 from fxplastic.ledger import AtomSite, Ledger
 
 Index = NDArray[np.int64]
@@ -24,10 +25,21 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run on names."""
+    """A finished run on names, which can be made again."""
 
     ledger: Ledger
     atoms: Atoms
+    again: Callable[[Ids | None], Ledger]
+
+    @classmethod
+    def of(cls, again: Callable[[Ids | None], Ledger]) -> Run:
+        """Run `again` once, with labels in its own terms."""
+        ledger = again(None)
+        return cls(ledger, atoms_of(ledger), again)
+
+    def in_terms_of(self, origin: Ids) -> Run:
+        """The same run with labels written in the atoms that `origin` gives for each atom."""
+        return Run.of(lambda _: self.again(origin))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +134,11 @@ def check_labels(old: Run, new: Run, origins: Origins, blamed: Sequence[str]) ->
     torn = index[low[neuron] != high[neuron]]
     if torn.size:
         raise _mixed(new, int(torn[0]), blamed)
-    mine, theirs = signatures(new.ledger, new.atoms), signatures(old.ledger, old.atoms)
-    other = index[mine[neuron] != theirs[old.atoms.neuron[source[index]]]]
+    theirs = signatures(old.ledger, old.atoms)[old.atoms.neuron[source[index]]]
+    other = index[signatures(new.ledger, new.atoms)[neuron] != theirs]
+    if other.size:  # labels may have been written in the new run's own atoms: read it again
+        again = new.in_terms_of(source.astype(np.int32))
+        other = index[signatures(again.ledger, again.atoms)[neuron] != theirs]
     if other.size:
         raise _other_company(new, int(other[0]), blamed)
 

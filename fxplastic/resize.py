@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxplastic.atoms import Atoms, atoms_of
 from fxplastic.discover import grouped, ledger_of
 from fxplastic.errors import WidthError
 from fxplastic.fit import fit_graphs
 from fxplastic.graph_data import from_data, to_data
 from fxplastic.groups import ChannelGroup, FrozenAxis
+from fxplastic.labels import Run
 from fxplastic.leaves import Attributes, sizes_of
 from fxplastic.ledger import AtomSite, Ledger
 from fxplastic.measure import EXACT, Measured, Scale, measure, scale_of
@@ -39,15 +39,13 @@ class Resized:
         module: a plastic module with the new shapes; changed tensors are on meta.
         attributes: sizes to set in its layers, by their path.
         shapes: new shape of each tensor that changes, by its first name.
-        ledger: the record of a run on names of the new model.
-        atoms: the atoms of that run.
+        run: a run on names of the new model.
     """
 
     module: PlasticModule
     attributes: Mapping[str, Attributes]
     shapes: Mapping[str, Shape]
-    ledger: Ledger
-    atoms: Atoms
+    run: Run
 
 
 @dataclass(eq=False)
@@ -56,8 +54,7 @@ class _Known:
 
     measured: Measured
     resized: dict[tuple[tuple[str, int], ...], Resized]
-    ledger: Ledger | None = None
-    atoms: Atoms | None = None
+    run: Run | None = None
 
 
 _KEPT = 4  # sizes per model whose layout is remembered
@@ -71,13 +68,16 @@ def _about(plastic: PlasticModule) -> _Known:
     return found
 
 
-def run_of(plastic: PlasticModule) -> tuple[Ledger, Atoms]:
-    """The record of a run on names of the model as it is, and its atoms."""
+def run_of(plastic: PlasticModule) -> Run:
+    """A run on names of the model as it is."""
     about = _about(plastic)
-    if about.ledger is None or about.atoms is None:
-        about.ledger = ledger_of(plastic, plastic.traced)
-        about.atoms = atoms_of(about.ledger)
-    return about.ledger, about.atoms
+    if about.run is None:
+        about.run = _run(plastic, plastic.traced)
+    return about.run
+
+
+def _run(module: PlasticModule, traced: Traced) -> Run:
+    return Run.of(lambda origin: ledger_of(module, traced, origin=origin))
 
 
 def resized(plastic: PlasticModule, sizes: Mapping[str, int]) -> Resized:
@@ -110,11 +110,9 @@ def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int
         vars(module.get_submodule(path)).update(found)
     for path, found in fit_graphs(module, traced, measured, scale).items():
         attributes[path] = attributes.get(path, {}) | found
-    ledger = ledger_of(module, traced)
-    groups, frozen = _same_groups(plastic, module, ledger, sizes)
-    return Resized(
-        module.with_layout(traced, groups, frozen), attributes, shapes, ledger, atoms_of(ledger)
-    )
+    run = _run(module, traced)
+    groups, frozen = _same_groups(plastic, module, run.ledger, sizes)
+    return Resized(module.with_layout(traced, groups, frozen), attributes, shapes, run)
 
 
 # ---------------------------------------------------------------- tensors

@@ -127,7 +127,7 @@ def op_name(node: fx.Node) -> str:
 # ---------------------------------------------------------------- whole shapes
 def _shape(fit: Fit, first: int, name: str, target: Sequence[int]) -> None:
     """Set sizes given one by one, as a list, or as the `Size` of another tensor."""
-    given = fit.node.args[first:]
+    given = fit.node.args[first : SIZE_ARGS[op_name(fit.node)].last + 1]
     one = given[0] if len(given) == 1 else fit.node.kwargs.get(name) if not given else None
     if isinstance(one, list | tuple):
         fit.set(first, name, type(one)(_sizes(fit, one, target)))
@@ -139,7 +139,8 @@ def _shape(fit: Fit, first: int, name: str, target: Sequence[int]) -> None:
             ]
         fit.set(first, name, tuple(parts))
     elif given:
-        fit.node.args = (*fit.node.args[:first], *_sizes(fit, given, target))
+        rest = fit.node.args[first + len(given) :]
+        fit.node.args = (*fit.node.args[:first], *_sizes(fit, given, target), *rest)
 
 
 def _sizes(fit: Fit, given: Sequence[Any], target: Sequence[int]) -> list[Any]:
@@ -198,6 +199,27 @@ def _repeat(fit: Fit) -> None:
         fit.node.args = (fit.node.args[0], tuple(times) if listed else times[0], *times[1:])
         if listed:
             fit.node.args = (fit.node.args[0], tuple(times))
+
+
+@size_args("pad", first=1, last=1, names=("pad",))
+def _pad(fit: Fit) -> None:
+    """Borders grow with what they lie beside: counted in the names of the padded tensor."""
+    given = list(fit.value(fit.argument(1, "pad")))
+    names, ndim = fit.names(fit.node), len(fit.target)
+    for i in range(len(given) // 2):
+        axis = ndim - 1 - i
+        for ids in names:
+            weight = fit.scale.weight[np.maximum(ids, 0)]
+            if ids.shape[axis] > 1 and not bool((weight == 1.0).all()):
+                line = np.moveaxis(weight, axis, 0).reshape(ids.shape[axis], -1)[:, 0]
+                before, after = max(given[2 * i], 0), max(given[2 * i + 1], 0)
+                ends = line[:before].sum(), line[len(line) - after :].sum()
+                given[2 * i : 2 * i + 2] = (
+                    round(float(new)) if n > 0 else n
+                    for new, n in zip(ends, given[2 * i : 2 * i + 2], strict=True)
+                )
+                break
+    fit.set(1, "pad", tuple(given))
 
 
 # ---------------------------------------------------------------- parts of an axis
@@ -324,9 +346,18 @@ class _Prefix:
         return self.fit.kept(leaf, new)
 
     def slice(self, item: slice) -> slice:
-        """A slice in new positions; one with a step is judged by its outcome."""
+        """A slice in new positions; one with a step is judged by its outcome.
+
+        A slice of one position stays one: alone, a neuron is no axis that could grow.
+        """
         if item.step not in (None, 1):
             return item
+        start, stop, _ = slice(self.fit.old(item.start), self.fit.old(item.stop)).indices(
+            self.before
+        )
+        if stop - start == 1 and self.ends[stop] - self.ends[start] != 1.0:
+            first = int(self.ends[start] + EXACT)
+            return slice(first, first + 1)
         return slice(self.bound(item.start), self.bound(item.stop), item.step)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from fxplastic.errors import WidthError
 from fxplastic.gather import Recipe, recipes
 from fxplastic.groups import Site
-from fxplastic.labels import Origin, Run, check_labels
+from fxplastic.labels import Origin, check_labels
 from fxplastic.module import PlasticModule
 from fxplastic.plan import Plan
 from fxplastic.resize import Resized, resized, run_of, with_tensors
@@ -38,10 +38,9 @@ def lay_out(plastic: PlasticModule, plan: Plan) -> tuple[Resized, tuple[Recipe, 
                 f"{', '.join(map(repr, plan.edits))} out of the plan",
                 tuple(plan.edits),
             )
-    ledger, atoms = run_of(plastic)
     origins = _origins(plan, plastic, targets, made)
     changed = [n for n, edit in plan.edits.items() if not edit.keeps_width]
-    check_labels(Run(ledger, atoms), Run(found.ledger, found.atoms), origins, changed)
+    check_labels(run_of(plastic), found.run, origins, changed)
     return found, made
 
 

@@ -153,7 +153,8 @@ def _padded(call: Call, dims: Sequence[int]) -> tuple[Names, ...]:
     def pad(ids: Tensor) -> Tensor:
         if not any(ids.shape[d] > 1 for d in touched):
             return ids  # a name that does not vary there is no less true of the border
-        return torch.constant_pad_nd(_spelled(ids, shape, touched), used, 0)
+        padded = torch.constant_pad_nd(_spelled(ids, shape, touched), used, 0)
+        return _border_of_atoms(call, padded, touched)
 
     (names,) = moved(call, pad)
     fields = list(names.fields)
@@ -162,6 +163,13 @@ def _padded(call: Call, dims: Sequence[int]) -> tuple[Names, ...]:
         add_field(fields, Field(border.reshape([-1 if a == d else 1 for a in range(len(shape))])))
     names = replace(names, fields=tuple(fields), known=None)
     return _affine_pad(call, (names,)) if call.arg(2, "value", 0) else (names,)
+
+
+def _border_of_atoms(call: Call, ids: Tensor, touched: Sequence[int]) -> Tensor:
+    """In a run on sizes, the border of one padded axis follows whatever it meets."""
+    for f in call.ledger.named_axes(ids.shape, touched) if len(touched) == 1 else ():
+        return torch.where((ids == 0) & (ids.amax() > 0), f.ids, ids)
+    return ids
 
 
 def _affine_pad(call: Call, names: tuple[Names, ...]) -> tuple[Names, ...]:
