@@ -11,6 +11,7 @@ from fxplastic.errors import (
     RewriteError,
     ScoreError,
     TraceError,
+    WidthError,
 )
 from fxplastic.groups import ChannelGroup, FrozenAxis, Site
 from fxplastic.module import PlasticModule
@@ -19,6 +20,7 @@ from fxplastic.planner import plan_turnover
 from fxplastic.rewrite import Rewritten, rewrite, rewrite_
 from fxplastic.scores import GradientScores, class_weights
 from fxplastic.view import group_graph
+from fxplastic.width_planner import plan_widths
 
 __version__ = "0.1.0"
 
@@ -39,10 +41,12 @@ __all__ = [
     "ScoreError",
     "Site",
     "TraceError",
+    "WidthError",
     "class_weights",
     "coverage",
     "group_graph",
     "plan_turnover",
+    "plan_widths",
     "plasticize",
     "rewrite",
     "rewrite_",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -111,7 +112,7 @@ def _without(found: Discovery, refuted: Sequence[Disagreement]) -> Discovery:
     reasons = {d.group: d.reason for d in refuted}
     kept = {n: g for n, g in found.groups.items() if n not in reasons}
     lost = [r for n, text in reasons.items() for r in _records(found.groups[n], text)]
-    return Discovery(kept, (*found.frozen, *lost))
+    return replace(found, groups=kept, frozen=(*found.frozen, *lost))
 
 
 def _records(group: ChannelGroup, reason: str) -> list[FrozenAxis]:

@@ -7,15 +7,17 @@ weight is touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from fxplastic.atoms import Atoms, atoms_of
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options
 from fxplastic.identity import Field, Ids, Names, opaque
 from fxplastic.interpret import (
@@ -28,15 +30,19 @@ from fxplastic.interpret import (
 from fxplastic.ledger import Ledger, Place
 from fxplastic.partition import partition
 from fxplastic.propagate import NamesMode
+from fxplastic.scale import scale_of
+from fxplastic.ties import ties_of
 from fxplastic.trace import Traced, on_meta
 
 
 @dataclass(frozen=True)
 class Discovery:
-    """What discovery found."""
+    """What discovery found, and the run that it was read off."""
 
     groups: Mapping[str, ChannelGroup]
     frozen: tuple[FrozenAxis, ...]
+    ledger: Ledger
+    atoms: Atoms
 
 
 Watch = Callable[[bool, fx.Node, Any, NamesMode], None]
@@ -195,16 +201,33 @@ def discover(
     Raises:
         DiscoverError: a node cannot run on meta tensors.
     """
-    return grouped(model, ledger_of(model, traced), options)
+    layouts: list[Ids] = []
+
+    def watch(training: bool, node: fx.Node, result: Any, mode: NamesMode) -> None:  # noqa: ARG001
+        for tensor in tensors_in(result):
+            layouts.extend(f.array for f in mode.names(tensor).fields if len(f.axes) > 1 and f.neural)
+
+    found = grouped(model, ledger_of(model, traced, watch=watch), options)
+    return replace(found, groups=_coupled(found, layouts))
+
+
+def _coupled(found: Discovery, layouts: Sequence[Ids]) -> Mapping[str, ChannelGroup]:
+    """The groups, each with those whose widths are tied to its own."""
+    scale = scale_of(found.ledger, found.atoms, found.groups, {})
+    tied = ties_of(layouts, found.ledger, scale, found.groups).coupled()
+    groups = {n: replace(g, coupled=tied.get(n, ())) for n, g in found.groups.items()}
+    return MappingProxyType(groups)
 
 
 def grouped(model: nn.Module, ledger: Ledger, options: Options) -> Discovery:
-    """The channel groups that a finished record tells of."""
+    """The channel groups that a finished record tells of, without their ties."""
+    atoms = atoms_of(ledger)
     groups, frozen = partition(
         model,
         ledger,
+        atoms,
         open_attention=options.attention == "value",
         approximate=options.approximate,
         freeze=options.freeze,
     )
-    return Discovery(groups, frozen)
+    return Discovery(groups, frozen, ledger, atoms)

@@ -23,8 +23,9 @@ from fxplastic.interpret import (
     tensors_in,
 )
 from fxplastic.leaves import Attributes, fit_leaf
-from fxplastic.measure import Measured, Scale, Seen, Shape, new_shapes
+from fxplastic.measure import Measured, Seen
 from fxplastic.meta import map_tree, on_meta
+from fxplastic.scale import Scale, Shape, new_shapes
 from fxplastic.size_args import SIZE_ARGS, Fit, op_name
 from fxplastic.trace import Traced
 

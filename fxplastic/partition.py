@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fxplastic.atoms import Atoms, Hash, Ints, atoms_of, signatures
+from fxplastic.atoms import Atoms, Hash, Ints, signatures
 from fxplastic.causes import Cause, causes_of, frozen_axes, what_parts
 from fxplastic.groups import ChannelGroup, FrozenAxis, Role, Site
 from fxplastic.ledger import Ledger, Place, mix
@@ -104,13 +104,13 @@ def _sites(draft: Draft, ledger: Ledger, atoms: Atoms, names: _Names) -> tuple[S
 def partition(
     model: nn.Module,
     ledger: Ledger,
+    atoms: Atoms,
     *,
     open_attention: bool = False,
     approximate: bool = False,
     freeze: Sequence[str] = (),
 ) -> tuple[Mapping[str, ChannelGroup], tuple[FrozenAxis, ...]]:
     """Groups and frozen axes of a finished discovery run."""
-    atoms = atoms_of(ledger)
     skip = frozenset(
         k for k, on in (("attention", open_attention), ("approximate", approximate)) if on
     )

@@ -63,7 +63,7 @@ def plan_turnover(
     takes: dict[str, list[int]] = {}
     parts: dict[str, list[float]] = {}
     notes: list[str] = []
-    for group, row in zip(chosen, _on_host(plastic.groups, chosen, values), strict=True):
+    for group, row in zip(chosen, on_host(plastic.groups, chosen, values), strict=True):
         k = part_of(ratio, group.block_size)
         if k == 0:
             notes.append(_left_alone(group, ratio))
@@ -89,7 +89,7 @@ def _split(kind: Shares, share: float | None) -> tuple[float, float]:
     return (1.0 + value, -value) if kind == "signed" else (1.0 - value, value)
 
 
-def _on_host(
+def on_host(
     known: Mapping[str, ChannelGroup], chosen: Sequence[ChannelGroup], scores: Mapping[str, Tensor]
 ) -> list[list[float]]:
     """Scores of the chosen groups as Python floats, checked, by one device-to-host transfer."""

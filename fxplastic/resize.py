@@ -24,8 +24,10 @@ from fxplastic.groups import ChannelGroup, FrozenAxis
 from fxplastic.labels import Run
 from fxplastic.leaves import Attributes, sizes_of
 from fxplastic.ledger import AtomSite, Ledger
-from fxplastic.measure import EXACT, Measured, Scale, measure, scale_of
+from fxplastic.measure import Measured, measure
 from fxplastic.module import PlasticModule
+from fxplastic.scale import EXACT, Scale, scale_of
+from fxplastic.ties import Ties, ties_of
 from fxplastic.trace import Traced
 
 Shape = tuple[int, ...]
@@ -55,6 +57,7 @@ class _Known:
     measured: Measured
     resized: dict[tuple[tuple[str, int], ...], Resized]
     run: Run | None = None
+    ties: Ties | None = None
 
 
 _KEPT = 4  # sizes per model whose layout is remembered
@@ -74,6 +77,17 @@ def run_of(plastic: PlasticModule) -> Run:
     if about.run is None:
         about.run = _run(plastic, plastic.traced)
     return about.run
+
+
+def ties_between(plastic: PlasticModule) -> Ties:
+    """What new sizes of the groups have to obey."""
+    about = _about(plastic)
+    if about.ties is None:
+        seen = (ids for one in about.measured.seen.values() for some in one.ids for ids in some)
+        ledger, atoms = about.measured.ledger, about.measured.atoms
+        scale = scale_of(ledger, atoms, plastic.groups, {})
+        about.ties = ties_of(seen, ledger, scale, plastic.groups)
+    return about.ties
 
 
 def _run(module: PlasticModule, traced: Traced) -> Run:
@@ -100,7 +114,7 @@ def resized(plastic: PlasticModule, sizes: Mapping[str, int]) -> Resized:
 
 
 def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int]) -> Resized:
-    scale = scale_of(measured, plastic.groups, sizes)
+    scale = scale_of(measured.ledger, measured.atoms, plastic.groups, sizes)
     shapes = _tensor_shapes(plastic, measured, scale)
     module = _skeleton(plastic, shapes)
     graphs = {m: from_data(to_data(g)) for m, g in plastic.traced.graphs.items()}

@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from fxplastic.errors import WidthError
 from fxplastic.identity import Ids
-from fxplastic.measure import EXACT, Scale, Shape
+from fxplastic.scale import EXACT, Scale, Shape
 
 
 @dataclass(frozen=True, eq=False)
