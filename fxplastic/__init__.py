@@ -13,11 +13,13 @@ from fxplastic.errors import (
     TraceError,
     WidthError,
 )
+from fxplastic.forecast import Forecast, forecast
 from fxplastic.groups import ChannelGroup, FrozenAxis, Site
 from fxplastic.module import PlasticModule
 from fxplastic.plan import Plan
 from fxplastic.planner import plan_turnover
-from fxplastic.rewrite import Rewritten, rewrite, rewrite_
+from fxplastic.rewrite import rewrite, rewrite_
+from fxplastic.rewritten import Rewritten
 from fxplastic.scores import GradientScores, class_weights
 from fxplastic.view import group_graph
 from fxplastic.width_planner import plan_widths
@@ -28,6 +30,7 @@ __all__ = [
     "ChannelGroup",
     "Coverage",
     "DiscoverError",
+    "Forecast",
     "FrozenAxis",
     "FxPlasticError",
     "GradientScores",
@@ -44,6 +47,7 @@ __all__ = [
     "WidthError",
     "class_weights",
     "coverage",
+    "forecast",
     "group_graph",
     "plan_turnover",
     "plan_widths",

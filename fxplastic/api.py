@@ -32,7 +32,8 @@ def plasticize(
     """Trace `model` in both modes and find its channel dependency groups.
 
     Args:
-        model: any traceable module; it is left as it was, and the result shares its tensors.
+        model: any traceable module; it is left as it was, and the result shares its tensors. A
+            `PlasticModule` is not traced again: its own graphs are searched.
         example_inputs: a tensor, a tuple of positional inputs or a dict of keyword inputs. Only
             shapes and dtypes are used (values too, for integer inputs under `verify`). Default:
             the input size in the model's own `pretrained_cfg` or `default_cfg`, batch 2.
@@ -55,8 +56,14 @@ def plasticize(
     [('0.weight:0', 8, True)]
     """
     _check(model, attention)
-    args, kwargs = _inputs(model, example_inputs)
-    traced = trace(model, args, kwargs)
+    if isinstance(model, PlasticModule) and example_inputs is None:
+        args, kwargs = model.traced.args, model.traced.kwargs
+    else:
+        args, kwargs = _inputs(model, example_inputs)
+    if isinstance(model, PlasticModule):
+        traced = model.traced_for(args, kwargs)
+    else:
+        traced = trace(model, args, kwargs)
     options = Options(attention, approximate, tuple(freeze))
     found = discover(model, traced, options)
     plastic = PlasticModule(model, traced, found.groups, found.frozen, options)

@@ -205,7 +205,9 @@ def discover(
 
     def watch(training: bool, node: fx.Node, result: Any, mode: NamesMode) -> None:  # noqa: ARG001
         for tensor in tensors_in(result):
-            layouts.extend(f.array for f in mode.names(tensor).fields if len(f.axes) > 1 and f.neural)
+            layouts.extend(
+                f.array for f in mode.names(tensor).fields if len(f.axes) > 1 and f.neural
+            )
 
     found = grouped(model, ledger_of(model, traced, watch=watch), options)
     return replace(found, groups=_coupled(found, layouts))

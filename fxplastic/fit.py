@@ -6,7 +6,7 @@ help, the widths are refused, with the node, the source line and the groups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -77,7 +77,6 @@ class _Fitter(MetaInterpreter):
         self.seen = {n: s for (mode, n), s in measured.seen.items() if mode == training}
         self.scale = scale
         self.attributes: dict[str, Attributes] = {}
-        self._memo: dict[int, list[Shape]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node so that it gives what it should."""
@@ -91,21 +90,24 @@ class _Fitter(MetaInterpreter):
         entry = SIZE_ARGS.get(op_name(n))
         if entry is not None and entry.always and entry.setter is not None:
             self._set(n, entry.setter, wanted)
-        result, error = self._attempt(n, wanted)
-        if error is None:
-            return result
         if n.op == "call_module":
             self._fit_module(n, wanted)
-        elif entry is not None and entry.setter is not None:
+        result, problem = self._attempt(n, wanted)
+        if problem is not None and entry is not None and entry.setter is not None:
             self._set(n, entry.setter, wanted)
-        result, again = self._attempt(n, wanted)
-        if again is None:
+            result, problem = self._attempt(n, wanted)
+        if problem is None:
             return result
-        raise WidthError(
-            f"the new widths cannot be laid out at {n.format_node()} "
-            f"({source_of(n) or 'source unknown'}): {again}. Leave "
-            f"{self._blamed(n)} out of the plan, or write the line without fixed sizes",
-            self._groups(n),
+        groups = self._groups(n)
+        blamed = ", ".join(map(repr, groups)) or "the groups around it"
+        text = f"{problem}. Leave {blamed} out of the plan, or write the line without fixed sizes"
+        raise self._refused(n, text, groups)
+
+    def _refused(self, n: fx.Node, text: str, groups: Sequence[str] = ()) -> WidthError:
+        """An error that names the node and its source line."""
+        where = f"{n.format_node()} ({source_of(n) or 'source unknown'})"
+        return WidthError(
+            f"the new widths cannot be laid out at {where}: {text}", groups or self._groups(n)
         )
 
     # ------------------------------------------------------------ what a node should give
@@ -117,11 +119,7 @@ class _Fitter(MetaInterpreter):
                 for shape, ids in zip(seen.shapes, seen.ids, strict=True)
             ]
         except WidthError as error:
-            raise WidthError(
-                f"the new widths cannot be laid out at {n.format_node()} "
-                f"({source_of(n) or 'source unknown'}): {error}",
-                error.groups or self._groups(n),
-            ) from None
+            raise self._refused(n, str(error), error.groups) from None
 
     def _attempt(self, n: fx.Node, wanted: Sequence[Sequence[Shape]]) -> tuple[Any, str | None]:
         """What the node gives, and what is wrong with it."""
@@ -162,9 +160,12 @@ class _Fitter(MetaInterpreter):
                     return old
             return leaf
 
-        sized = (lambda place: False) if entry is None else entry.covers
-        n.args = tuple(a if sized(i) else map_tree(a, keep) for i, a in enumerate(n.args))
-        n.kwargs = {k: a if sized(k) else map_tree(a, keep) for k, a in n.kwargs.items()}
+        def kept(place: int | str, leaf: Any) -> Any:
+            sized = entry is not None and entry.covers(place)
+            return leaf if sized else map_tree(leaf, keep)
+
+        n.args = tuple(kept(i, a) for i, a in enumerate(n.args))
+        n.kwargs = {k: kept(k, a) for k, a in n.kwargs.items()}
 
     def _renew(self, n: fx.Node) -> None:
         """A guard on a number expects what that number is now; one on a tensor stays."""
@@ -177,11 +178,7 @@ class _Fitter(MetaInterpreter):
         try:
             setter(Fit(n, wanted, self._value, self._old, self._old_shape, self._names, self.scale))
         except WidthError as error:
-            raise WidthError(
-                f"the new widths cannot be laid out at {n.format_node()} "
-                f"({source_of(n) or 'source unknown'}): {error}",
-                error.groups or self._groups(n),
-            ) from None
+            raise self._refused(n, str(error), error.groups) from None
 
     def _old_shape(self, leaf: fx.Node) -> Shape:
         return self.seen[leaf.name].shapes[0]
@@ -192,10 +189,10 @@ class _Fitter(MetaInterpreter):
     def _fit_module(self, n: fx.Node, wanted: Sequence[Sequence[Shape]]) -> None:
         path = str(n.target)
         module = self.fetch_attr(path)
-        inputs = [self._value(a) for a in n.args]
-        found = fit_leaf(module, inputs, wanted[0][0] if wanted else ())
-        self.attributes.setdefault(path, {}).update(found)
-        vars(module).update(found)
+        found = fit_leaf(module, [self._value(a) for a in n.args], wanted[0][0]) if wanted else {}
+        if found:
+            self.attributes.setdefault(path, {}).update(found)
+            vars(module).update(found)
 
     # ------------------------------------------------------------ who is to blame
     def _groups(self, n: fx.Node) -> tuple[str, ...]:
@@ -208,9 +205,6 @@ class _Fitter(MetaInterpreter):
 
     def _changes(self, ids: Ids) -> Any:
         return self.scale.weight[ids.clip(0)] != 1.0
-
-    def _blamed(self, n: fx.Node) -> str:
-        return ", ".join(map(repr, self._groups(n))) or "the groups around it"
 
 
 def _plain_number(value: Any) -> bool:

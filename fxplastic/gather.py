@@ -77,7 +77,7 @@ class Recipe:
                 f"{self.name!r} holds {self.tensor.dtype} and would have to be scaled by shares; "
                 "freeze its group with plasticize(..., freeze=[...])"
             )
-        return _apply(self.tensor, self.maps, lambda m: m.consumed)
+        return gathered(self.tensor, self.maps)
 
     def derivative(self, tensor: Tensor, degree: int) -> Tensor:
         """The new value of a tensor of some degree in the gradient (1: the gradient itself).
@@ -144,7 +144,9 @@ def _uses(plastic: Plastic, plan: Plan, targets: Targets | None) -> Iterator[_Us
     for name in plan.edits if targets is None else plastic.groups:
         group, edit = plastic.groups[name], plan.edits.get(name)
         if edit is None:
-            edit = Edit(tuple(range(group.size)), (1.0,) * group.size, group.size, group.block_count)
+            edit = Edit(
+                tuple(range(group.size)), (1.0,) * group.size, group.size, group.block_count
+            )
         if targets is not None or not edit.identity:
             new = group.sites if targets is None else targets[name]
             for site, target in zip(group.sites, new, strict=True):
@@ -209,7 +211,9 @@ def _fill_rest(
     if not bool((index < 0).any()):
         return
     length = tensor.shape[axis]
-    before = torch.ones((tensor.shape[0], length) if index.ndim == 2 else (length,), dtype=torch.bool)
+    before = torch.ones(
+        (tensor.shape[0], length) if index.ndim == 2 else (length,), dtype=torch.bool
+    )
     for use in uses:
         if index.ndim == 1:
             before[use.site.positions] = False
@@ -275,6 +279,16 @@ def _changed_shape(name: str, tensor: Tensor, use: _Use) -> RewriteError:
 def _does_nothing(m: AxisMap, length: int) -> bool:
     same = m.index.shape[-1] == length and bool((m.index == torch.arange(length)).all())
     return same and m.produced is None and m.consumed is None
+
+
+def gathered(tensor: Tensor, maps: Sequence[AxisMap]) -> Tensor:
+    """A weight gathered on every axis, times the share on consumer axes, as a new tensor."""
+    return _apply(tensor, maps, lambda m: m.consumed)
+
+
+def fits(tensor: Tensor, maps: Sequence[AxisMap]) -> bool:
+    """Whether every index of `maps` lies inside `tensor`."""
+    return all(m.axis < tensor.ndim and int(m.index.max()) < tensor.shape[m.axis] for m in maps)
 
 
 def _apply(

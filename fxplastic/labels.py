@@ -61,46 +61,57 @@ Origins = Mapping[tuple[str, int], Origin]
 
 def origins_of_atoms(old: Run, new: Run, origins: Origins) -> tuple[Ints, Ints]:
     """For each atom of the new run, the old atom that it stands for, and which copy it is."""
-    source, copy = np.zeros(new.ledger.atom_count, np.int64), np.zeros(
-        new.ledger.atom_count, np.int64
-    )
+    count = new.ledger.atom_count
+    source, copy = np.zeros(count, np.int64), np.zeros(count, np.int64)
     twins = {_key(site, old.ledger): site for site in old.ledger.sites}
-    heights = {s.parameter: s.length for s in new.ledger.sites if s.axis == 0 and s.parent is None}
-    old_heights = {
-        s.parameter: s.length for s in old.ledger.sites if s.axis == 0 and s.parent is None
-    }
     for site in new.ledger.sites:
         twin = twins.get(_key(site, new.ledger))
-        if twin is None:
-            continue
-        atoms = slice(site.base, site.base + site.size)
-        at = origins.get((site.parameter, site.axis))
-        if site.parent is None:
-            if at is None or at.index.ndim == 2:
-                here, which = np.arange(site.length), np.zeros(site.length, np.int64)
-                if site.length != twin.length:
-                    here = np.zeros(site.length, np.int64)  # told apart by group: nobody asks
+        if twin is not None:
+            atoms = slice(site.base, site.base + site.size)
+            origin = origins.get((site.parameter, site.axis))
+            if site.parent is None:
+                here, copy[atoms] = _along_axis(site, twin, origin)
             else:
-                here, which = at.index.numpy(), at.copy.numpy()
-            source[atoms], copy[atoms] = twin.base + here, which
-            continue
-        new_height = heights[site.parameter] // site.splits
-        old_height = old_heights[site.parameter] // twin.splits
-        first = np.arange(site.splits) * new_height  # one row of every group
-        rows = origins.get((site.parameter, 0))
-        came = first if rows is None else rows.index.numpy()[first]
-        part = (came // old_height)[:, None]
-        if at is None:
-            here = np.broadcast_to(np.arange(site.length), (site.splits, site.length))
-            which = np.zeros_like(here)
-        else:
-            here, which = (
-                x.numpy()[first] if x.ndim == 2 else np.broadcast_to(x.numpy(), (site.splits, len(x)))
-                for x in (at.index, at.copy)
-            )
-        source[atoms] = (twin.base + part * twin.length + here).ravel()
-        copy[atoms] = which.ravel()
+                rows = _first_rows(old, new, site, twin, origins.get((site.parameter, 0)))
+                here, copy[atoms] = _in_groups(site, twin, origin, *rows)
+            source[atoms] = twin.base + here
     return source, copy
+
+
+def _along_axis(site: AtomSite, twin: AtomSite, origin: Origin | None) -> tuple[Ints, Ints]:
+    """Old position and copy of every position of an axis."""
+    if origin is None or origin.index.ndim == 2:  # told apart by group elsewhere: nobody asks
+        same = np.arange(site.length) if site.length == twin.length else np.zeros(site.length, int)
+        return same, np.zeros(site.length, np.int64)
+    return origin.index.numpy(), origin.copy.numpy()
+
+
+def _first_rows(
+    old: Run, new: Run, site: AtomSite, twin: AtomSite, rows: Origin | None
+) -> tuple[Ints, Ints]:
+    """The first row of every convolution group, and the old group that it comes from."""
+    heights = []
+    for run, one in ((new, site), (old, twin)):
+        whole = next(s for s in run.ledger.sites if s.parameter == site.parameter and s.axis == 0)
+        heights.append(whole.length // one.splits)
+    first = np.arange(site.splits) * heights[0]
+    came = first if rows is None else rows.index.numpy()[first]
+    return first, came // heights[1]
+
+
+def _in_groups(
+    site: AtomSite, twin: AtomSite, origin: Origin | None, first: Ints, groups: Ints
+) -> tuple[Ints, Ints]:
+    """Old position and copy of every position of an axis that is told apart by group."""
+    shape = (site.splits, site.length)
+    if origin is None:
+        here, which = np.broadcast_to(np.arange(site.length), shape), np.zeros(shape, np.int64)
+    else:
+        here, which = (
+            x.numpy()[first] if x.ndim == 2 else np.broadcast_to(x.numpy(), shape)
+            for x in (origin.index, origin.copy)
+        )
+    return (groups[:, None] * twin.length + here).ravel(), which.ravel()
 
 
 def _key(site: AtomSite, ledger: Ledger) -> tuple[str, int, int]:

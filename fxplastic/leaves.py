@@ -57,22 +57,22 @@ def _convolution(module: _ConvNd, old: Shape, new: Shape) -> Attributes:
 
 
 def fit_leaf(module: nn.Module, inputs: Sequence[Any], out: Shape) -> Attributes:
-    """Attributes with which a layer gives shape `out`, where its weight does not settle them."""
+    """Attributes that a layer needs to give shape `out`, where its weight does not settle them."""
+    layer: Any = module
+    found: Attributes = {}
     if isinstance(module, _ConvNd) and inputs and isinstance(inputs[0], Tensor):
         channels, weight = inputs[0].shape[1], tuple(module.weight.shape)
         groups = conv_groups(channels, weight, out, transposed=module.transposed)
-        return {
-            "groups": groups,
-            "in_channels": channels,
-            "out_channels": out[1],
-        }
-    if isinstance(module, nn.Unflatten) and isinstance(module.dim, int):
-        dim = module.dim % (len(out) - len(module.unflattened_size) + 1)
-        given = module.unflattened_size
+        found = {"groups": groups, "in_channels": channels, "out_channels": out[1]}
+    elif isinstance(module, nn.Unflatten) and isinstance(layer.dim, int):
+        given = layer.unflattened_size
+        dim = layer.dim % (len(out) - len(given) + 1)
         new = out[dim : dim + len(given)]
-        return {"unflattened_size": tuple(-1 if g == -1 else n for g, n in zip(given, new))}
-    if isinstance(module, _NormBase) and module.weight is None and module.running_mean is None:
-        return {"num_features": out[1]}
-    if isinstance(module, nn.GroupNorm) and module.weight is None:
-        return {"num_channels": out[1], "num_groups": out[1]}
-    return {}
+        sizes = (-1 if old == -1 else n for old, n in zip(given, new, strict=True))
+        found = {"unflattened_size": type(given)(sizes)}
+    elif isinstance(module, _NormBase) and layer.weight is None and layer.running_mean is None:
+        found = {"num_features": out[1]}
+    elif isinstance(module, nn.GroupNorm) and layer.weight is None:
+        alone = layer.num_groups == layer.num_channels
+        found = {"num_channels": out[1]} | ({"num_groups": out[1]} if alone else {})
+    return {name: value for name, value in found.items() if getattr(layer, name) != value}

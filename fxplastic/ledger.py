@@ -93,8 +93,9 @@ class Ledger:
     `place`, `op` and `training` say where the run stands: node and source line, the ATen op, and
     which mode's graph it is. With `sizes`, axes that tensors get from sizes alone have atoms too
     (`new_zeros`, `expand`), so that it is known whose width they follow. `origin` is the atom of
-    another run that each atom stands for: labels are then written in that run's terms. `stale` names the tensors whose values were taken for known although
-    the model writes to them: the run has to be made again without those.
+    another run that each atom stands for: labels are then written in that run's terms. `stale`
+    names the tensors whose values were taken for known although the model writes to them: the run
+    has to be made again without those.
     """
 
     sites: list[AtomSite] = field(default_factory=list)

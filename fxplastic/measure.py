@@ -21,6 +21,7 @@ from fxplastic.meta import map_tree
 from fxplastic.propagate import NamesMode
 from fxplastic.trace import Traced
 
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What one node gave.

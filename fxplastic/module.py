@@ -17,6 +17,7 @@ from fxplastic.errors import GuardError, TraceError
 from fxplastic.graph_data import from_data, to_data
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options, fingerprint
 from fxplastic.guards import enter_grad_mode
+from fxplastic.inputs import to_meta
 from fxplastic.trace import Traced
 
 Forward = Callable[..., Any]
@@ -156,6 +157,24 @@ class PlasticModule(fx.GraphModule):
         result = copy.copy(self)
         result._install(_build(result, traced, groups, frozen, self.options))
         return result
+
+    def traced_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
+        """A copy of this module's graphs for other example inputs.
+
+        Raises:
+            TraceError: there are more positional inputs than the graph takes, or unknown names.
+        """
+        names = [str(n.target) for n in self.traced.graphs[False].nodes if n.op == "placeholder"]
+        unknown = [name for name in kwargs if name not in names]
+        if len(args) > len(names) or unknown:
+            raise TraceError(
+                f"the example inputs ({len(args)} by position, {list(kwargs)} by name) don't fit "
+                f"the traced forward, whose inputs are {names}"
+            )
+        meta = to_meta(tuple(args)), to_meta(dict(kwargs))
+        values = {**self.traced.inputs, **dict(zip(names, meta[0], strict=False)), **meta[1]}
+        traced = replace(self.traced, args=meta[0], kwargs=meta[1], inputs=values)
+        return self.own_traced(traced)
 
     def own_traced(self, like: Traced) -> Traced:
         """A copy of this module's graphs, with the constants and inputs of another's."""

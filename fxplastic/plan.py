@@ -19,7 +19,7 @@ from fxplastic import plan_json
 from fxplastic.draw import Shares, draw_shares, draw_take
 from fxplastic.edits import Edit, as_floats, as_ints, check_edit, check_sums, describe, even_shares
 from fxplastic.errors import PlanError
-from fxplastic.groups import ChannelGroup
+from fxplastic.groups import ChannelGroup, resized_fingerprint
 from fxplastic.plastic import Plastic, check_name, require_plastic
 
 
@@ -32,14 +32,13 @@ class Plan:
 
     Attributes:
         source: fingerprint of the groups that the plan was made for.
-        target: fingerprint of the groups afterwards: the source's own where every width stays,
-            `None` where one changes, which means *unknown until rewritten*.
+        target: fingerprint of the groups afterwards.
         notes: remarks of whoever made the plan, such as groups left alone and why. Kept in JSON
             and shown by `str`, but no part of the plan's identity.
     """
 
     source: str
-    target: str | None
+    target: str
     _edits: tuple[tuple[str, Edit], ...] = ()
     notes: tuple[str, ...] = field(default=())
 
@@ -149,11 +148,6 @@ class Plan:
         """
         if not isinstance(other, Plan):
             raise PlanError(f"then() takes a Plan, not a {type(other).__name__}")
-        if self.target is None:
-            raise PlanError(
-                "this plan changes widths, so the groups that it leaves are unknown until it is "
-                "carried out; rewrite first, and make the next plan from the result"
-            )
         if self.target != other.source:
             raise PlanError(
                 f"this plan leaves groups {self.target[:12]}, the next one was made for "
@@ -169,6 +163,23 @@ class Plan:
                 )
             edits[name] = mine[name].then(theirs[name])
         return Plan(self.source, other.target, _sorted(edits), self.notes + other.notes)
+
+    def inverse(self) -> Plan:
+        """The plan that undoes a permutation.
+
+        Raises:
+            PlanError: the plan prunes, copies or scales, which nothing undoes.
+        """
+        edits = {}
+        for name, edit in self._edits:
+            if sorted(edit.take) != list(range(edit.size)) or set(edit.share) != {1.0}:
+                raise PlanError(
+                    f"group {name!r} is not only permuted: {describe(name, edit)}; only a plan "
+                    "that permutes has an inverse"
+                )
+            back = sorted(range(edit.size), key=edit.take.__getitem__)
+            edits[name] = Edit(tuple(back), edit.share, edit.size, edit.blocks)
+        return Plan(self.target, self.source, _sorted(edits), self.notes)
 
     # ----------------------------------------------------------------------------- as text
     def to_json(self) -> str:
@@ -186,10 +197,10 @@ class Plan:
         """
         data = plan_json.decode(text)
         plan = Plan(data.source, data.target, data.edits, data.notes)
-        if plan.target != (plan.source if plan.keeps_widths else None):
-            kept = "the same as 'source', as every" if plan.keeps_widths else "null, as not every"
+        if plan.keeps_widths and plan.target != plan.source:
             raise PlanError(
-                f"plan JSON: key 'target' is {plan.target!r}; it must be {kept} width stays"
+                f"plan JSON: key 'target' is {plan.target!r}; it must be the same as 'source', as "
+                "every width stays"
             )
         return plan
 
@@ -237,6 +248,13 @@ def check_plan(plastic: Plastic, plan: Plan) -> None:
                 f"model's {group.size} in {group.block_count}; make the plan from this model"
             )
         check_edit(name, edit)
+    sizes = {name: len(edit.take) for name, edit in plan.edits.items()}
+    target = resized_fingerprint(plastic.groups, sizes)
+    if plan.target != target:
+        raise PlanError(
+            f"the plan says that it leaves groups {plan.target[:12]}, and it leaves {target[:12]}; "
+            "its text was changed: make the plan anew"
+        )
 
 
 def check_shares(kind: object) -> None:
@@ -260,9 +278,9 @@ def _edit(group: ChannelGroup, take: object, share: object) -> Edit:
 
 
 def _plan(plastic: Plastic, edits: Mapping[str, Edit], notes: tuple[str, ...]) -> Plan:
-    source = plastic.fingerprint
-    kept = all(edit.keeps_width for edit in edits.values())
-    return Plan(source, source if kept else None, _sorted(edits), notes)
+    sizes = {name: len(edit.take) for name, edit in edits.items()}
+    target = resized_fingerprint(plastic.groups, sizes)
+    return Plan(plastic.fingerprint, target, _sorted(edits), notes)
 
 
 def _sorted(edits: Mapping[str, Edit]) -> tuple[tuple[str, Edit], ...]:

@@ -22,7 +22,7 @@ class PlanData:
     """What a plan file holds."""
 
     source: str
-    target: str | None
+    target: str
     edits: tuple[tuple[str, Edit], ...]
     notes: tuple[str, ...]
 
@@ -75,12 +75,10 @@ def decode(text: object) -> PlanData:
     notes = _typed(top, "notes", list, "the plan")
     if not all(isinstance(note, str) for note in notes):
         raise PlanError(f"plan JSON: key 'notes' is {notes!r}; it must be a list of strings")
-    target = top["target"]
-    if target is not None and not isinstance(target, str):
-        raise PlanError(f"plan JSON: key 'target' is {target!r}; it must be a string or null")
     groups = _typed(top, "groups", dict, "the plan")
     edits = tuple((name, _edit(name, groups[name])) for name in sorted(groups))
-    return PlanData(_typed(top, "source", str, "the plan"), target, edits, tuple(notes))
+    source, target = (_typed(top, key, str, "the plan") for key in ("source", "target"))
+    return PlanData(source, target, edits, tuple(notes))
 
 
 def _parse(text: object) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -31,6 +31,7 @@ from fxplastic.ties import Ties, ties_of
 from fxplastic.trace import Traced
 
 Shape = tuple[int, ...]
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,12 +164,16 @@ def _new_length(site: AtomSite, scale: Scale) -> int:
 
 def _skeleton(plastic: PlasticModule, shapes: Mapping[str, Shape]) -> PlasticModule:
     """A copy whose changed tensors are on meta, in their new shapes; the others are shared."""
-    new = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    tensors: dict[str, Tensor] = dict(plastic.named_parameters()) | dict(plastic.named_buffers())
+    new = {
+        name: torch.empty(shape, dtype=tensors[name].dtype, device="meta")
+        for name, shape in shapes.items()
+    }
     return with_tensors(plastic, new)
 
 
-def with_tensors(plastic: PlasticModule, new: Mapping[str, Tensor]) -> PlasticModule:
-    """A copy of `plastic` in which the named tensors are `new`, and all others its very own.
+def with_tensors(plastic: ModuleT, new: Mapping[str, Tensor]) -> ModuleT:
+    """A deep copy of a module in which the named tensors are `new`, and all others its very own.
 
     Parameters stay parameters, buffers buffers; tied tensors stay tied.
     """
@@ -177,10 +182,9 @@ def with_tensors(plastic: PlasticModule, new: Mapping[str, Tensor]) -> PlasticMo
         if name not in new:
             memo[id(old)] = old
         elif isinstance(old, nn.Parameter):
-            value = new[name].to(old.dtype)
-            memo[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
+            memo[id(old)] = nn.Parameter(new[name], requires_grad=old.requires_grad)
         else:
-            memo[id(old)] = new[name].to(old.dtype)
+            memo[id(old)] = new[name]
     return copy.deepcopy(plastic, memo)
 
 
@@ -211,7 +215,7 @@ def _same_groups(
         new = found.groups.get(name)
         size = sizes.get(name, old.size)
         if new is None or _look(new) != _look(old) or new.size != size:
-            raise _other_group(name, old, new, size, sizes)
+            raise _other_group(name, new, size, sizes)
         groups[name] = replace(new, coupled=old.coupled)
     left_out = [r for r in plastic.frozen if r.reason.startswith("verification")]
     return groups, (*found.frozen, *left_out)
@@ -227,7 +231,7 @@ def _look(group: ChannelGroup) -> tuple[object, ...]:
 
 
 def _other_group(
-    name: str, old: ChannelGroup, new: ChannelGroup | None, size: int, sizes: Mapping[str, int]
+    name: str, new: ChannelGroup | None, size: int, sizes: Mapping[str, int]
 ) -> WidthError:
     if new is None:
         what = "it is no group of interchangeable neurons any more"

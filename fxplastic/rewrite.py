@@ -9,53 +9,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from fxplastic.errors import RewriteError
 from fxplastic.gather import Recipe, recipes
-from fxplastic.optim import check_optimizer, state_tensors, twin_optimizer
 from fxplastic.module import PlasticModule
+from fxplastic.optim import check_optimizer, state_tensors, twin_optimizer
 from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import Plastic, require_plastic
+from fxplastic.rewritten import PlasticT, Rewritten
 from fxplastic.widths import lay_out, resized_module
-
-PlasticT = TypeVar("PlasticT", bound=Plastic)
-
-
-@dataclass(frozen=True, eq=False)
-class Rewritten(Generic[PlasticT]):
-    """What `rewrite` returns.
-
-    Attributes:
-        module: the rewritten copy.
-        optimizer: a new optimizer of the same class for its parameters, with its state; `None`
-            where none was given.
-    """
-
-    module: PlasticT
-    optimizer: Optimizer | None
-
-    def rebind(self, *schedulers: Any) -> None:
-        """Make learning-rate schedulers step `optimizer` from now on, in place.
-
-        A scheduler made before `rewrite` steps the optimizer that it was made with. Schedulers
-        inside others (`SequentialLR`, `ChainedScheduler`) follow.
-
-        Raises:
-            RewriteError: there is no new optimizer.
-        """
-        if self.optimizer is None:
-            raise RewriteError("there is no optimizer to bind to; pass it to rewrite")
-        for scheduler in schedulers:
-            _wrap_step(self.optimizer, scheduler.optimizer)
-            scheduler.optimizer = self.optimizer
-            self.rebind(*getattr(scheduler, "_schedulers", ()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,18 +41,6 @@ class _Change:
             parameter.grad = self.new
         elif optimizer is not None:
             optimizer.state[parameter][self.key] = self.new
-
-
-def _wrap_step(new: Any, old: Any) -> None:
-    """Let schedulers see that `new` steps: they warn of an optimizer that none was made for."""
-    rates = [copy.deepcopy(group["lr"]) for group in new.param_groups]
-    LambdaLR(new, lambda _: 1.0)  # for its side effect on `new.step`; rates are put back
-    for group, rate in zip(new.param_groups, rates, strict=True):
-        if isinstance(rate, Tensor):
-            group["lr"].copy_(rate)
-        else:
-            group["lr"] = rate
-    new._opt_called = getattr(old, "_opt_called", False) or getattr(new, "_opt_called", False)
 
 
 def rewrite_(plastic: Plastic, plan: Plan, optimizer: Optimizer | None = None) -> None:
@@ -151,7 +107,8 @@ def rewrite(
     twins = _twins(plastic, module)
     twin = None if optimizer is None else twin_optimizer(optimizer, twins)
     rewrite_(module, plan, twin)
-    return Rewritten(module, twin)
+    maps = {recipe.name: recipe.maps for recipe in recipes(plastic, plan)}
+    return Rewritten(module, twin, maps, _id(optimizer))
 
 
 def _twins(plastic: Plastic, module: Plastic) -> dict[int, Parameter]:
@@ -169,7 +126,10 @@ def _rewrite_widths(
 ) -> Rewritten[PlasticT]:
     """`rewrite` where a width changes."""
     if not isinstance(plastic, PlasticModule):
-        raise RewriteError(f"{type(plastic).__name__} has no graph to change widths in")
+        raise RewriteError(
+            f"{type(plastic).__name__} has no graph to change widths in; pass what "
+            "fxplastic.plasticize returns"
+        )
     _step("lay out")
     found, made = lay_out(plastic, plan)
     _check_memory(plastic, {id(recipe.tensor) for recipe in made})
@@ -185,7 +145,11 @@ def _rewrite_widths(
         for change in changes[recipe.name][1:]:
             change.put(parameter, twin)
     _step("finish")
-    return Rewritten(module, twin)
+    return Rewritten(module, twin, {r.name: r.maps for r in made}, _id(optimizer))
+
+
+def _id(optimizer: Optimizer | None) -> int | None:
+    return None if optimizer is None else id(optimizer)
 
 
 def _step(name: str) -> None:

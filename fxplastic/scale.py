@@ -155,7 +155,8 @@ def _axis_options(ids: Ids, scale: Scale) -> list[dict[int, int]]:
     for axis in sorted(axes, key=lambda a: -ids.shape[a]):
         sums = weight.sum(axis)
         size = round(float(sums.flat[0]))
-        if np.abs(sums - size).max() < EXACT and (len(axes) == 1 or interchangeable(at, axis, scale)):
+        alone = len(axes) == 1 or interchangeable(at, axis, scale)
+        if alone and np.abs(sums - size).max() < EXACT:
             found.append({axis: size})
     if not found:
         names = scale.groups_in(ids[weight != 1.0])

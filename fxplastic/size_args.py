@@ -187,18 +187,17 @@ def _unflatten(fit: Fit) -> None:
 @size_args("repeat", "tile", first=1, names=("repeats", "dims"))
 def _repeat(fit: Fit) -> None:
     """Only an axis of size 1 takes its new size from here; others are tiled as often as before."""
-    before = fit.value(fit.node.args[0]).shape
-    before = (*[1] * (len(fit.target) - len(before)), *before)
-    given = fit.node.args[1:]
+    shape = fit.value(fit.node.args[0]).shape
+    before = (*[1] * (len(fit.target) - len(shape)), *shape)
+    given: Any = fit.node.args[1:]
     listed = len(given) == 1 and isinstance(given[0], list | tuple)
-    times = list(given[0]) if listed else list(given)
-    if len(times) == len(fit.target):
-        for axis, (n, size) in enumerate(zip(before, fit.target, strict=True)):
-            if n == 1:
-                times[axis] = fit.kept(times[axis], size)
-        fit.node.args = (fit.node.args[0], tuple(times) if listed else times[0], *times[1:])
-        if listed:
-            fit.node.args = (fit.node.args[0], tuple(times))
+    times = list(given[0] if listed else given)
+    if len(times) != len(fit.target):
+        return
+    for axis, (n, size) in enumerate(zip(before, fit.target, strict=True)):
+        if n == 1:
+            times[axis] = fit.kept(times[axis], size)
+    fit.node.args = (fit.node.args[0], *([tuple(times)] if listed else times))
 
 
 @size_args("pad", first=1, last=1, names=("pad",))
@@ -274,8 +273,9 @@ def _item(fit: Fit) -> None:
     tensor = fit.value(source)
     if not isinstance(tensor, Tensor):
         return
-    items = list(index) if isinstance(index, tuple) else [index]
-    axis, new = 0, []
+    items: list[Any] = list(index) if isinstance(index, tuple) else [index]
+    new: list[Any] = []
+    axis = 0
     taken = sum(_axes_taken(fit, item) for item in items)
     for item in items:
         value = fit.value(item) if isinstance(item, fx.Node) else item

@@ -126,9 +126,7 @@ def _aligned(
         yield _lines(moved[..., :place], moved.ndim - 1, scale, groups)
 
 
-def _lines(
-    at: Ids, axis: int, scale: Scale, groups: Mapping[str, ChannelGroup]
-) -> list[Line]:
+def _lines(at: Ids, axis: int, scale: Scale, groups: Mapping[str, ChannelGroup]) -> list[Line]:
     """The length of each line along `axis`."""
     moved = np.moveaxis(at, axis, -1)
     rows = np.unique(scale.group[moved].reshape(-1, moved.shape[-1]), axis=0)

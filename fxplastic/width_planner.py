@@ -90,8 +90,8 @@ def plan_widths(
             wishes = {n: w for n, w in wishes.items() if n not in blamed}
             sizes, given_up = nearest_sizes(plastic.groups, ties, wishes)
     notes += _remarks(plastic.groups, wishes, sizes, given_up)
-    changed = {n: s for n, s in sizes.items() if s != plastic.groups[n].size}
-    return _plan(plastic, changed, scores, shares, seed, notes)
+    new = {n: s for n, s in sizes.items() if s != plastic.groups[n].size}
+    return _plan(plastic, new, scores, shares, seed, notes)
 
 
 def _plan(
@@ -105,7 +105,9 @@ def _plan(
     chosen = [plastic.groups[name] for name in sizes]
     draws = [random.Random(f"{seed}:{group.name}") for group in chosen]
     if scores is None:
-        rows = [[draw.random() for _ in range(g.size)] for g, draw in zip(chosen, draws, strict=True)]
+        rows = [
+            [draw.random() for _ in range(g.size)] for g, draw in zip(chosen, draws, strict=True)
+        ]
     else:
         values = scores.values() if isinstance(scores, GradientScores) else scores
         rows = on_host(plastic.groups, chosen, values)

@@ -38,7 +38,7 @@ def lay_out(plastic: PlasticModule, plan: Plan) -> tuple[Resized, tuple[Recipe, 
                 f"{', '.join(map(repr, plan.edits))} out of the plan",
                 tuple(plan.edits),
             )
-    origins = _origins(plan, plastic, targets, made)
+    origins = _origins(plan, targets, made)
     changed = [n for n, edit in plan.edits.items() if not edit.keeps_width]
     check_labels(run_of(plastic), found.run, origins, changed)
     return found, made
@@ -46,7 +46,6 @@ def lay_out(plastic: PlasticModule, plan: Plan) -> tuple[Resized, tuple[Recipe, 
 
 def _origins(
     plan: Plan,
-    plastic: PlasticModule,
     targets: Mapping[str, Sequence[Site]],
     made: Sequence[Recipe],
 ) -> dict[tuple[str, int], Origin]:

@@ -152,7 +152,7 @@ def test_verify_freezes_the_group_that_is_wrong_and_no_other(
         result = found(*args, **kwargs)
         groups = dict(result.groups)
         groups["0.weight:0"] = mistake(groups["0.weight:0"])
-        return Discovery(groups, result.frozen)
+        return dataclasses.replace(result, groups=groups)
 
     monkeypatch.setattr(api, "discover", wrong)
     model, x = mlp(), torch.randn(4, 6)

@@ -94,9 +94,9 @@ JSON: dict[str, tuple[Callable[[], Any], str]] = {
     "missing": (lambda: changed(source=...), "key 'source' of the plan is missing; add it"),
     "unknown": (lambda: changed(extra=1), "key 'extra' of the plan is unknown; remove it"),
     "source": (lambda: changed(source=3), "key 'source' of the plan is 3; it must be a str"),
-    "target": (lambda: changed(target=3), "key 'target' is 3"),
+    "target": (lambda: changed(target=3), "key 'target' of the plan is 3"),
     "other target": (lambda: changed(target="x"), "key 'target' is 'x'; it must be the same"),
-    "no target": (lambda: changed(target=None), "key 'target' is None; it must be the same as"),
+    "no target": (lambda: changed(target=None), "key 'target' of the plan is None; it must be a str"),
     "notes": (lambda: changed(notes=[1]), r"key 'notes' is \[1\]"),
     "groups": (lambda: changed(groups=[]), r"key 'groups' of the plan is \[\]; it must be a dict"),
     "group": (lambda: changed(groups={"a": 1}), "group 'a' is 1; it must be an object"),
@@ -140,10 +140,6 @@ REWRITES: dict[str, tuple[Callable[[], Any], type[FxPlasticError], str]] = {
                       r"made for groups \w{12}, this model's are \w{12}; make the plan from this"),
     "forged": (forged, PlanError, "no group 'conv1.weight:0' among 2"),
     "resized": (resized, PlanError, "has 6 neurons in 1 blocks, the model's 5 in 1"),
-    "grown": (lambda: Plan.random(MODEL, grow=0.5, groups=[RIGHT]), RewriteError,
-              "group 'right.weight:0' from 5 to 7 neurons; .* a take of 5 entries"),
-    "pruned": (lambda: Plan.random(MODEL, prune=0.5), RewriteError,
-               "group 'left.weight:0' from 6 to 3 neurons"),
     "no plan": (lambda: {RIGHT: [0]}, PlanError, "expected a Plan, got a dict"),
 }  # fmt: skip
 
@@ -160,6 +156,23 @@ def test_plans_that_do_not_fit_change_nothing(case: str, call: Any) -> None:
         call(model, plan, optimizer)
     assert bits(model, optimizer) == before
     assert re.search(r"; \w+", str(caught.value)) or "expected" in str(caught.value)  # the fix
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (rewrite, "Branches has no graph to change widths in; pass what fxplastic.plasticize"),
+        (rewrite_, r"'right.weight:0' from 5 to 7 neurons, and in place .*; use rewrite, .* 5 ent"),
+    ],
+)
+def test_new_widths_change_nothing_where_they_cannot_be(call: Any, message: str) -> None:
+    model = build(Branches)
+    optimizer = torch.optim.AdamW(model.parameters())
+    train_step(model, optimizer, images(Branches))
+    before = bits(model, optimizer)
+    with pytest.raises(RewriteError, match=message):
+        call(model, Plan.random(MODEL, grow=0.5, groups=[RIGHT]), optimizer)
+    assert bits(model, optimizer) == before
 
 
 def test_composing_with_something_else_is_refused() -> None:

@@ -65,14 +65,14 @@ def test_composed_plan_that_prunes_half_a_copy_is_not_preserving() -> None:
     assert not first.then(pruned).preserving
 
 
-def test_target_is_the_source_at_constant_width_and_unknown_otherwise() -> None:
+def test_target_is_the_source_at_constant_width_and_foretold_otherwise() -> None:
     kept = Plan.random(MODEL, turnover=0.5)
     grown = Plan.from_takes(MODEL, {LEFT: [*range(6), 0]})
     assert kept.source == kept.target == MODEL.fingerprint
-    assert grown.target is None
+    assert grown.target not in (grown.source, Plan.from_takes(MODEL, {LEFT: range(5)}).target)
     assert not grown.keeps_widths
-    assert kept.then(grown).target is None
-    with pytest.raises(PlanError, match="unknown until it is carried out; rewrite first"):
+    assert kept.then(grown).target == grown.target
+    with pytest.raises(PlanError, match="the next one was made for"):
         grown.then(kept)
     with pytest.raises(PlanError, match="the next one was made for"):
         kept.then(Plan.random(BLOCKS, turnover=0.5))

@@ -256,7 +256,9 @@ def test_rebind_makes_schedulers_step_the_new_optimizer() -> None:
 
 def test_rebind_without_an_optimizer_is_refused() -> None:
     with pytest.raises(RewriteError, match="there is no optimizer to bind to"):
-        Rewritten(build(Branches), None).rebind()
+        Rewritten(build(Branches), None).rebind(
+            torch.optim.lr_scheduler.StepLR(torch.optim.SGD(build(Branches).parameters()), 1)
+        )
 
 
 @pytest.mark.gpu

@@ -7,6 +7,7 @@ import torch
 from fxplastic.identity import Field, Names, opaque
 from fxplastic.rules.base import Call, rule
 
+
 @rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty",
       "scalar_tensor", reads=False)  # fmt: skip
 def uniform(call: Call) -> Names:
