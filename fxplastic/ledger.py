@@ -184,9 +184,14 @@ class Ledger:
         if both.all():
             self.edges.append((a, b))
             self.events.append(Event(a, (b,), tags, self.place, self.op))
-        elif both.any():
+            return
+        if both.any():
             self.edges.append((a[both], b[both]))
             self.events.append(Event(a[both], (b[both],), tags[both], self.place, self.op))
+        for atoms in (a, b):  # what meets nobody here rides with whatever else is there
+            alone = (atoms > 0) & ~both
+            if alone.any():
+                self.context(atoms[alone], tags[alone])
 
     def _freeze_opaque(self, a: Ids, b: Ids) -> None:
         lost = np.concatenate([a[(a > 0) & (b < 0)], b[(b > 0) & (a < 0)]])

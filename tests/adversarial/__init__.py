@@ -1,6 +1,6 @@
 """Small modules that a pass which guesses gets wrong, each with the verdict it must reach."""
 
-from tests.adversarial import attention, control, layers, lost, movement, ops, roles
+from tests.adversarial import attention, control, layers, lost, movement, ops, roles, widths
 from tests.adversarial.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -11,6 +11,7 @@ CASES: tuple[Case, ...] = (
     *control.CASES,
     *ops.CASES,
     *lost.CASES,
+    *widths.CASES,
 )
 
 __all__ = ["CASES", "Case"]
