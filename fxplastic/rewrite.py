@@ -264,8 +264,11 @@ def _check_memory(plastic: Plastic, touched: set[int]) -> None:
 
 
 def _dress(new: Any, old: Any) -> None:
-    """Give a copied parameter what copying leaves behind: gradient, attributes, hooks."""
-    if old.grad is not None:
+    """Give a copied parameter what copying leaves behind: gradient, attributes, hooks.
+
+    The gradient of a tensor that changes its shape is a change of its own.
+    """
+    if old.grad is not None and old.shape == new.shape:
         new.grad = old.grad.detach().clone()
     for key, value in vars(old).items():
         vars(new).setdefault(key, value)

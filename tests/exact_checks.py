@@ -32,6 +32,7 @@ from tests.exact_parts import (
     tensors,
     turnover,
 )
+from tests.exact_widths import check_widths, width_failures
 
 TOLERANCE = 1e-10  # relative to the largest output; float64 rounding is about 1e-15
 BATCH = 2
@@ -170,6 +171,9 @@ def measure(spec: ModelSpec, size: int, progress: Callable[[str], None] = lambda
     for kind in KINDS if reach.neurons else ():
         progress(kind)
         row[kind] = check_turnover(spec, size, model, plastic, kind)
+    if reach.neurons:
+        progress("widths")
+        row["widths"] = check_widths(spec, size, plastic, make_optimizer, train_step)
     row["seconds"] = time.perf_counter() - start
     return row
 
@@ -183,6 +187,8 @@ def failures(row: Mapping[str, Any]) -> list[str]:
         bad.append("no exact neuron")
     for kind in (kind for kind in KINDS if kind in row):
         bad += [f"{kind}: {problem}" for problem in _turnover_failures(row[kind])]
+    if "widths" in row:
+        bad += width_failures(row["widths"])
     return bad
 
 

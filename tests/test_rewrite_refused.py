@@ -152,7 +152,9 @@ def test_copies_that_leave_their_convolution_group_are_refused() -> None:
     both = Plan.from_takes(
         model, {one.name: [0, 1, 1, 3, 4, 5], two.name: [0, 1, 2, 3, 4, 5, 6, 0]}
     )
-    with pytest.raises(RewriteError, match=r"neurons on axis 1 of 'conv2.weight' lie on other rows"):
+    with pytest.raises(
+        RewriteError, match=r"neurons on axis 1 of 'conv2.weight' lie on other rows"
+    ):
         rewrite_(model, both)
     assert bits(model) == before
 
