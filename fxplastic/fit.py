@@ -99,7 +99,7 @@ class _Fitter(MetaInterpreter):
         if problem is None:
             return result
         groups = self._groups(n)
-        blamed = ", ".join(map(repr, groups)) or "the groups around it"
+        blamed = ", ".join(map(repr, groups))
         text = f"{problem}. Leave {blamed} out of the plan, or write the line without fixed sizes"
         raise self._refused(n, text, groups)
 
@@ -201,7 +201,7 @@ class _Fitter(MetaInterpreter):
             seen: Seen = self.seen[node.name]
             for ids in (one for fields in seen.ids for one in fields):
                 found.update(dict.fromkeys(self.scale.groups_in(ids[self._changes(ids)])))
-        return tuple(found)
+        return tuple(found) or self.scale.changing
 
     def _changes(self, ids: Ids) -> Any:
         return self.scale.weight[ids.clip(0)] != 1.0

@@ -19,6 +19,7 @@ class MetaInterpreter(fx.Interpreter):
 
     def __init__(self, model: nn.Module, graph: fx.Graph, traced: Traced) -> None:
         super().__init__(model, graph=graph)
+        self.extra_traceback = False  # errors say where they were met themselves
         self.traced = traced
 
     def run_node(self, n: fx.Node) -> Any:

@@ -25,21 +25,15 @@ Index = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run on names, which can be made again."""
+    """A finished run on names."""
 
     ledger: Ledger
     atoms: Atoms
-    again: Callable[[Ids | None], Ledger]
 
     @classmethod
-    def of(cls, again: Callable[[Ids | None], Ledger]) -> Run:
-        """Run `again` once, with labels in its own terms."""
-        ledger = again(None)
-        return cls(ledger, atoms_of(ledger), again)
-
-    def in_terms_of(self, origin: Ids) -> Run:
-        """The same run with labels written in the atoms that `origin` gives for each atom."""
-        return Run.of(lambda _: self.again(origin))
+    def of(cls, ledger: Ledger) -> Run:
+        """The run that `ledger` is the record of."""
+        return cls(ledger, atoms_of(ledger))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +117,13 @@ def _key(site: AtomSite, ledger: Ledger) -> tuple[str, int, int]:
     return site.parameter, site.axis, order
 
 
-def check_labels(old: Run, new: Run, origins: Origins, blamed: Sequence[str]) -> None:
+def check_labels(
+    old: Run,
+    new: Run,
+    origins: Origins,
+    blamed: Sequence[str],
+    again: Callable[[Ids], Ledger],
+) -> None:
     """Raise WidthError unless every neuron of the new run is a copy of one of the old run's.
 
     Args:
@@ -131,6 +131,7 @@ def check_labels(old: Run, new: Run, origins: Origins, blamed: Sequence[str]) ->
         new: the run of the model at its new widths.
         origins: where the plan takes the positions of each tensor from.
         blamed: names of the groups whose widths change.
+        again: makes the new run again, with labels written in the atoms that it is given.
     """
     source, copy = origins_of_atoms(old, new, origins)
     parents = {s.parent for s in new.ledger.sites if s.parent is not None}
@@ -148,8 +149,8 @@ def check_labels(old: Run, new: Run, origins: Origins, blamed: Sequence[str]) ->
     theirs = signatures(old.ledger, old.atoms)[old.atoms.neuron[source[index]]]
     other = index[signatures(new.ledger, new.atoms)[neuron] != theirs]
     if other.size:  # labels may have been written in the new run's own atoms: read it again
-        again = new.in_terms_of(source.astype(np.int32))
-        other = index[signatures(again.ledger, again.atoms)[neuron] != theirs]
+        same = Run.of(again(source.astype(np.int32)))
+        other = index[signatures(same.ledger, same.atoms)[neuron] != theirs]
     if other.size:
         raise _other_company(new, int(other[0]), blamed)
 

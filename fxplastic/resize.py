@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fxplastic.discover import grouped, ledger_of
-from fxplastic.errors import WidthError
+from fxplastic.errors import DiscoverError, WidthError
 from fxplastic.fit import fit_graphs
 from fxplastic.graph_data import from_data, to_data
 from fxplastic.groups import ChannelGroup, FrozenAxis
@@ -76,7 +76,7 @@ def run_of(plastic: PlasticModule) -> Run:
     """A run on names of the model as it is."""
     about = _about(plastic)
     if about.run is None:
-        about.run = _run(plastic, plastic.traced)
+        about.run = Run.of(ledger_of(plastic, plastic.traced))
     return about.run
 
 
@@ -89,10 +89,6 @@ def ties_between(plastic: PlasticModule) -> Ties:
         scale = scale_of(ledger, atoms, plastic.groups, {})
         about.ties = ties_of(seen, ledger, scale, plastic.groups)
     return about.ties
-
-
-def _run(module: PlasticModule, traced: Traced) -> Run:
-    return Run.of(lambda origin: ledger_of(module, traced, origin=origin))
 
 
 def resized(plastic: PlasticModule, sizes: Mapping[str, int]) -> Resized:
@@ -125,7 +121,13 @@ def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int
         vars(module.get_submodule(path)).update(found)
     for path, found in fit_graphs(module, traced, measured, scale).items():
         attributes[path] = attributes.get(path, {}) | found
-    run = _run(module, traced)
+    try:
+        run = Run.of(ledger_of(module, traced))
+    except DiscoverError as error:
+        blamed = ", ".join(map(repr, sizes))
+        raise WidthError(
+            f"the new widths of {blamed} cannot be laid out: {error}", tuple(sizes)
+        ) from error
     groups, frozen = _same_groups(plastic, module, run.ledger, sizes)
     return Resized(module.with_layout(traced, groups, frozen), attributes, shapes, run)
 

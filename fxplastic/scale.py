@@ -39,6 +39,12 @@ class Scale:
     block: Ints
     names: tuple[str, ...]
 
+    @property
+    def changing(self) -> tuple[str, ...]:
+        """Names of all groups that change."""
+        found = np.unique(self.group[self.weight != 1.0])
+        return tuple(self.names[i - 1] for i in found.tolist() if i)
+
     def groups_in(self, ids: Ids) -> tuple[str, ...]:
         """Names of the groups that `ids` belong to."""
         found = np.unique(self.group[np.maximum(ids, 0)])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from fxplastic.discover import ledger_of
 from fxplastic.errors import WidthError
 from fxplastic.gather import Recipe, recipes
 from fxplastic.groups import Site
@@ -40,7 +41,13 @@ def lay_out(plastic: PlasticModule, plan: Plan) -> tuple[Resized, tuple[Recipe, 
             )
     origins = _origins(plan, targets, made)
     changed = [n for n, edit in plan.edits.items() if not edit.keeps_width]
-    check_labels(run_of(plastic), found.run, origins, changed)
+    check_labels(
+        run_of(plastic),
+        found.run,
+        origins,
+        changed,
+        lambda origin: ledger_of(found.module, found.module.traced, origin=origin),
+    )
     return found, made
 
 

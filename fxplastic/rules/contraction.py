@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fxplastic.identity import Field, Names, add_field, opaque_classes, same_names
+from fxplastic.identity import Field, Names, add_field, classes, opaque_classes, same_names
+from fxplastic.ledger import mix
 from fxplastic.rules.base import Call, rule
 from fxplastic.rules.combine import blend, meet, note_use
 from fxplastic.rules.pointwise import align
@@ -42,6 +43,8 @@ def contract(call: Call, a: Names, b: Names, equation: str) -> Names:
     pairs = meet(call.ledger, fa, fb)
     summed = {i for i, x in enumerate(joint) if x not in out}
     gone = [f for f in (*fa, *fb) if summed.intersection(f.axes)]
+    for f in gone:
+        _lines_stay_apart(call, f, summed)
     if same_names(fa, fb):  # then they met without a record
         for f in (f for f in fa if f.neural and summed.intersection(f.axes)):
             note_use(call.ledger, f, [g for g in fa if g is not f])
@@ -57,6 +60,13 @@ def contract(call: Call, a: Names, b: Names, equation: str) -> Names:
     ra, rb = [fa[i] for i in keep_a], [fb[j] for j in keep_b]
     fields = blend(call.ledger, ra, rb, left_over)
     return Names(_after(fields, gone, [joint.index(x) for x in out]), a.data or b.data)
+
+
+def _lines_stay_apart(call: Call, f: Field, summed: set[int]) -> None:
+    """What is summed up along one axis stays in its place along the others: nothing moves there."""
+    outside = set(f.axes) - summed
+    if f.neural and outside:
+        call.ledger.context(f.array, mix(classes(f.array, outside)))
 
 
 def _take_up(

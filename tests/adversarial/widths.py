@@ -64,6 +64,19 @@ class EqualAxes(nn.Module):
         return y
 
 
+class OneOutputAGroup(nn.Module):
+    """Channels that are summed up in groups: each belongs to its group's output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.i, self.t = nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 4, 2, groups=4)
+        self.o = nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.o(self.t(self.i(x).relu()).tanh())
+        return y
+
+
 class FrozenBeside(nn.Module):
     """Neurons beside inputs on one axis, rolled by a literal: the inputs wrap around."""
 
@@ -184,6 +197,11 @@ TRAPS = (
          exact={"i.weight:0": "1x4"}),
     *(Case(f"inputs_rolled_by_{n}", lambda n=n: FrozenBeside(n), (ROWS,),
            exact={"i.weight:0": "1x6"}) for n in (1, 4, -9)),
+    Case("one_output_a_group", OneOutputAGroup, (MAPS,),
+         exact={"i.weight:0": "4x2", "t.weight:0": "4x2"}),
+    free("products_in_blocks", lambda s, x, h: s.p(torch.einsum(
+        "bgi,gi->bg", h.relu().view(-1, 4, 2), s.w).tanh()), {"i.weight:0": "", "w:1": ""},
+        w=lambda: nn.Parameter(torch.randn(4, 2)), p=lambda: nn.Linear(4, 3)),
     Case("shuffled_in_two", maps(plain(lambda h: h.view(4, 2, 4, 6, 6).transpose(1, 2).reshape(
         4, 8, 6, 6))), (MAPS,), exact=PARTS),
     Case("cut_in_fours", rows(plain(lambda h: (h.view(4, -1, 4) * torch.tensor(
