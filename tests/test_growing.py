@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import fxplastic
 
-KEPT = 1e-6  # of the largest logit, in float32
+KEPT = 1e-6  # of the logits' norm, in float32; two runs of one function differ by up to 7e-7
 STEPS, EPOCHS = 3, 4
 LAST = STEPS * EPOCHS
 
@@ -71,7 +71,7 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def lost(after: Tensor, before: Tensor) -> float:
-    return float((after - before).abs().max() / before.abs().max())
+    return float((after - before).norm() / before.norm())
 
 
 @pytest.mark.parametrize("build", [resnet, vit])
@@ -94,7 +94,8 @@ def test_growing_from_half_to_full_width_loses_nothing(build: Callable[[float], 
                 {n: half + (whole - half) * step // STEPS for n, (half, whole) in sizes.items()}
             )
             after = [logits(m, images) for m in (run.model, run.average.module)]
-            assert all(lost(new, old) <= KEPT for new, old in zip(after, before, strict=True))
+            pairs = zip(after, before, strict=True)
+            assert max(lost(new, old) for new, old in pairs) <= KEPT
         rates.append(run.optimizer.param_groups[0]["lr"])
         losses.append(run.train(images, labels))
         run.scheduler.step()
