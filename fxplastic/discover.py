@@ -33,6 +33,7 @@ from fxplastic.propagate import NamesMode
 from fxplastic.scale import scale_of
 from fxplastic.ties import ties_of
 from fxplastic.trace import Traced, on_meta
+from fxplastic.witness import of_names
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class NamesInterpreter(MetaInterpreter):
         ledger = self.mode.ledger
         for tensor in tensors_in(args):
             names = self.mode.names(tensor)
+            ledger.bear_witness(of_names(names))
             ledger.release_all(names.fields)
             ledger.freeze_fields(names.fields, reason, "edge")
             ledger.freeze(np.array(sorted(names.lone), np.int32), reason, "edge")
@@ -163,6 +165,7 @@ def ledger_of(
     *,
     sizes: bool = False,
     origin: Ids | None = None,
+    witness: bool = False,
     watch: Watch | None = None,
 ) -> Ledger:
     """The record of both graphs; made again while values taken for known turn out to change.
@@ -172,6 +175,7 @@ def ledger_of(
         traced: its graphs.
         sizes: give atoms to axes that tensors get from sizes alone, too.
         origin: for each atom, the one of another run in whose terms labels are to be written.
+        witness: keep what each op worked on besides neurons (see `fxplastic.witness`).
         watch: called after each node, and again for all nodes where the record is made again.
 
     Raises:
@@ -179,7 +183,8 @@ def ledger_of(
     """
     stale: set[str] = set()
     while True:
-        ledger = Ledger(stale=set(stale), sizes=sizes, origin=origin)
+        seen: dict[tuple[bool, str], list[object]] | None = {} if witness else None
+        ledger = Ledger(stale=set(stale), sizes=sizes, origin=origin, witness=seen)
         run_on_names(model, traced, ledger, watch)
         if ledger.stale == stale:
             return ledger

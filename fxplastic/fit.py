@@ -6,14 +6,15 @@ help, the widths are refused, with the node, the source line and the groups.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fxplastic.errors import FxPlasticError, WidthError
-from fxplastic.guards import CHECKS
+from fxplastic.guards import CHECKS, expect_length
 from fxplastic.identity import Ids
 from fxplastic.interpret import (
     MetaInterpreter,
@@ -24,9 +25,10 @@ from fxplastic.interpret import (
 )
 from fxplastic.leaves import Attributes, fit_leaf
 from fxplastic.measure import Measured, Seen
-from fxplastic.meta import map_tree, on_meta
+from fxplastic.meta import on_meta
+from fxplastic.numbers import Numbers
 from fxplastic.scale import Scale, Shape, new_shapes
-from fxplastic.size_args import SIZE_ARGS, Fit, op_name
+from fxplastic.size_args import SIZE_ARGS, Fit, Setter, SizeArgs, op_name
 from fxplastic.trace import Traced
 
 
@@ -51,7 +53,7 @@ def fit_graphs(
     for training, graph in traced.graphs.items():
         with plain_attention(), on_meta(model, training), torch.no_grad():
             fitter = _Fitter(model, graph, traced, measured, scale, training)
-            fitter.run(*example_values(graph, traced))
+            fitter.run(*example_values(graph, traced), initial_env=fitter.env)
         for path, found in fitter.attributes.items():
             if attributes.setdefault(path, found) != found:
                 raise WidthError(f"module {path!r} would need two sizes at once: {found}")
@@ -76,18 +78,29 @@ class _Fitter(MetaInterpreter):
         self.garbage_collect_values = False
         self.seen = {n: s for (mode, n), s in measured.seen.items() if mode == training}
         self.scale = scale
+        self.numbers = Numbers(self.env, self.seen, scale)
+        self._own = set(graph.nodes)
         self.attributes: dict[str, Attributes] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node so that it gives what it should."""
+        if n not in self._own:  # made on the way, and run already
+            return self.env[n]
+        result = self._run(n)
+        if n.op != "output":
+            self.numbers.note(n, result)
+        return result
+
+    def _run(self, n: fx.Node) -> Any:
+        self.numbers.at(n)
         if n.op in ("placeholder", "output", "get_attr"):
             return super().run_node(n)
         if n.target in CHECKS:
             self._renew(n)
             return super().run_node(n)
         wanted = self._wanted(n)
-        self._keep_numbers(n)
         entry = SIZE_ARGS.get(op_name(n))
+        self._keep_numbers(n, entry)
         if entry is not None and entry.always and entry.setter is not None:
             self._set(n, entry.setter, wanted)
         if n.op == "call_module":
@@ -113,13 +126,11 @@ class _Fitter(MetaInterpreter):
     # ------------------------------------------------------------ what a node should give
     def _wanted(self, n: fx.Node) -> list[list[Shape]]:
         seen = self.seen[n.name]
-        try:
+        with self._naming(n):
             return [
                 new_shapes(shape, ids, self.scale)
                 for shape, ids in zip(seen.shapes, seen.ids, strict=True)
             ]
-        except WidthError as error:
-            raise self._refused(n, str(error), error.groups) from None
 
     def _attempt(self, n: fx.Node, wanted: Sequence[Sequence[Shape]]) -> tuple[Any, str | None]:
         """What the node gives, and what is wrong with it."""
@@ -136,47 +147,41 @@ class _Fitter(MetaInterpreter):
         return result, None
 
     # ------------------------------------------------------------ arguments
-    def _value(self, leaf: Any) -> Any:
-        return map_tree(leaf, lambda x: self.env[x] if isinstance(x, fx.Node) else x)
-
-    def _old(self, leaf: Any) -> Any:
-        return map_tree(leaf, lambda x: self.seen[x.name].plain if isinstance(x, fx.Node) else x)
-
-    def _keep_numbers(self, n: fx.Node) -> None:
-        """Numbers that changed with a width have their old value, except where sizes belong.
+    def _keep_numbers(self, n: fx.Node, entry: SizeArgs | None) -> None:
+        """Numbers that follow a width have their former value, except where sizes belong.
 
         What only computes numbers from numbers is left alone.
         """
-        if not self.seen[n.name].shapes and not any(
-            self.seen[a.name].shapes for a in n.all_input_nodes
-        ):
+        shapes = [self.seen[a.name].shapes for a in (n, *n.all_input_nodes)]
+        if not any(shapes):
             return
-        entry = SIZE_ARGS.get(op_name(n))
 
-        def keep(leaf: Any) -> Any:
-            if isinstance(leaf, fx.Node) and not self.seen[leaf.name].shapes:
-                old = self.seen[leaf.name].plain
-                if _plain_number(old) and _differs(self.env[leaf], old):
-                    return old
-            return leaf
-
-        def kept(place: int | str, leaf: Any) -> Any:
+        def kept(place: int | str, argument: Any) -> Any:
             sized = entry is not None and entry.covers(place)
-            return leaf if sized else map_tree(leaf, keep)
+            return argument if sized else self.numbers.former(argument)
 
-        n.args = tuple(kept(i, a) for i, a in enumerate(n.args))
-        n.kwargs = {k: kept(k, a) for k, a in n.kwargs.items()}
+        with self._naming(n):
+            n.args = tuple(kept(i, a) for i, a in enumerate(n.args))
+            n.kwargs = {k: kept(k, a) for k, a in n.kwargs.items()}
 
     def _renew(self, n: fx.Node) -> None:
-        """A guard on a number expects what that number is now; one on a tensor stays."""
+        """A guard looks at former values; one on the length of a tensor expects the new one."""
         value, expected = n.args[:2]
-        now = self._value(value)
-        if _plain_number(now) and self._old(value) == expected and now != expected:
-            n.update_arg(1, now)
+        with self._naming(n):
+            n.args = (self.numbers.former(value), *n.args[1:])
+        now = self.numbers.value(value)
+        if n.target is expect_length and isinstance(now, Tensor) and now.shape[0] != expected:
+            n.update_arg(1, now.shape[0])
 
-    def _set(self, n: fx.Node, setter: Any, wanted: Sequence[Sequence[Shape]]) -> None:
+    def _set(self, n: fx.Node, setter: Setter, wanted: Sequence[Sequence[Shape]]) -> None:
+        with self._naming(n):
+            setter(Fit(n, wanted, self.numbers, self._old_shape, self._names))
+
+    @contextmanager
+    def _naming(self, n: fx.Node) -> Iterator[None]:
+        """Errors about widths name the node."""
         try:
-            setter(Fit(n, wanted, self._value, self._old, self._old_shape, self._names, self.scale))
+            yield
         except WidthError as error:
             raise self._refused(n, str(error), error.groups) from None
 
@@ -189,7 +194,9 @@ class _Fitter(MetaInterpreter):
     def _fit_module(self, n: fx.Node, wanted: Sequence[Sequence[Shape]]) -> None:
         path = str(n.target)
         module = self.fetch_attr(path)
-        found = fit_leaf(module, [self._value(a) for a in n.args], wanted[0][0]) if wanted else {}
+        given = [*n.args, *n.kwargs.values()]
+        inputs = [self.numbers.value(a) for a in given]
+        found = fit_leaf(module, inputs, wanted[0][0]) if wanted else {}
         if found:
             self.attributes.setdefault(path, {}).update(found)
             vars(module).update(found)
@@ -205,14 +212,3 @@ class _Fitter(MetaInterpreter):
 
     def _changes(self, ids: Ids) -> Any:
         return self.scale.weight[ids.clip(0)] != 1.0
-
-
-def _plain_number(value: Any) -> bool:
-    """Whether `value` is a number, a truth value, or a tuple of them such as a `torch.Size`."""
-    if isinstance(value, tuple):
-        return all(_plain_number(v) for v in value)
-    return isinstance(value, int | float) and not isinstance(value, Tensor)
-
-
-def _differs(new: Any, old: Any) -> bool:
-    return type(new) is not type(old) or bool(new != old)

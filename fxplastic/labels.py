@@ -133,6 +133,7 @@ def check_labels(
         blamed: names of the groups whose widths change.
         again: makes the new run again, with labels written in the atoms that it is given.
     """
+    _check_witness(old, new, blamed)
     source, copy = origins_of_atoms(old, new, origins)
     parents = {s.parent for s in new.ledger.sites if s.parent is not None}
     real = (new.atoms.site >= 0) & ~np.isin(new.atoms.site, sorted(parents))
@@ -153,6 +154,20 @@ def check_labels(
         other = index[signatures(same.ledger, same.atoms)[neuron] != theirs]
     if other.size:
         raise _other_company(new, int(other[0]), blamed)
+
+
+def _check_witness(old: Run, new: Run, blamed: Sequence[str]) -> None:
+    """Numbers and fixed positions have to be what they were, op by op."""
+    before, after = old.ledger.witness or {}, new.ledger.witness or {}
+    for training, node in before.keys() | after.keys():
+        if before.get((training, node)) != after.get((training, node)):
+            raise WidthError(
+                f"the new widths cannot be laid out: node {node!r} would work on other numbers, or "
+                "on inputs and constants in another order, than before: a size or a position that "
+                f"is fixed in the model's code depends on the old widths. Leave {_names(blamed)} "
+                "out of the plan",
+                blamed,
+            )
 
 
 def _mixed(new: Run, atom: int, blamed: Sequence[str]) -> WidthError:

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
-from fxplastic.size_args import conv_groups
-
 Attributes = dict[str, Any]
 Shape = tuple[int, ...]
 
@@ -47,10 +45,10 @@ def sizes_of(module: nn.Module, old: Shape | None, new: Shape | None) -> Attribu
 
 
 def _convolution(module: _ConvNd, old: Shape, new: Shape) -> Attributes:
-    """In and out channels; `groups` where every group has one channel, as nothing else changes."""
+    """In and out channels; a depthwise layer stays one. A call settles `groups` (`fit_leaf`)."""
     groups = module.groups
-    if groups > 1 and old[1] == 1 and old[0] != new[0]:
-        groups = groups * new[0] // old[0]
+    if groups > 1 and groups == old[0]:
+        groups = new[0]
     a, b = new[0], new[1] * groups
     sizes = (b, a) if not module.transposed else (a, b)
     return {"in_channels": sizes[0], "out_channels": sizes[1], "groups": groups}
@@ -61,9 +59,10 @@ def fit_leaf(module: nn.Module, inputs: Sequence[Any], out: Shape) -> Attributes
     layer: Any = module
     found: Attributes = {}
     if isinstance(module, _ConvNd) and inputs and isinstance(inputs[0], Tensor):
-        channels, weight = inputs[0].shape[1], tuple(module.weight.shape)
-        groups = conv_groups(channels, weight, out, transposed=module.transposed)
-        found = {"groups": groups, "in_channels": channels, "out_channels": out[1]}
+        axis = inputs[0].ndim - 1 - len(module.kernel_size)  # 0 for a sample without a batch axis
+        channels, made = inputs[0].shape[axis], out[axis]
+        groups = (made if module.transposed else channels) // module.weight.shape[1]
+        found = {"groups": groups, "in_channels": channels, "out_channels": made}
     elif isinstance(module, nn.Unflatten) and isinstance(layer.dim, int):
         given = layer.unflattened_size
         dim = layer.dim % (len(out) - len(given) + 1)

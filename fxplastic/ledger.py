@@ -93,7 +93,8 @@ class Ledger:
     `place`, `op` and `training` say where the run stands: node and source line, the ATen op, and
     which mode's graph it is. With `sizes`, axes that tensors get from sizes alone have atoms too
     (`new_zeros`, `expand`), so that it is known whose width they follow. `origin` is the atom of
-    another run that each atom stands for: labels are then written in that run's terms. `stale`
+    another run that each atom stands for: labels are then written in that run's terms. `witness`,
+    where it is asked for, has what each node worked on besides neurons. `stale`
     names the tensors whose values were taken for known although the model writes to them: the run
     has to be made again without those.
     """
@@ -110,6 +111,7 @@ class Ledger:
     op: str = ""
     training: bool = False
     sizes: bool = False
+    witness: dict[tuple[bool, str], list[object]] | None = None
     origin: Ids | None = None
     _next: int = 1
     _split: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -157,6 +159,11 @@ class Ledger:
     def atom_count(self) -> int:
         """One more than the largest atom."""
         return self._next
+
+    def bear_witness(self, what: object) -> None:
+        """Keep what the present node works on besides neurons, if anybody asks."""
+        if self.witness is not None and what is not None:
+            self.witness.setdefault((self.training, self.place.node), []).append(what)
 
     # ------------------------------------------------------------ what was said since
     def mark(self) -> Mark:

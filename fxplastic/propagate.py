@@ -17,6 +17,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fxplastic import witness
 from fxplastic.identity import Field, Names, add_field, opaque, same_names
 from fxplastic.ledger import Ledger, Mark
 from fxplastic.rules import UNREAD, Call, find, refused
@@ -56,6 +57,8 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         rule = find(func)
         if rule not in UNREAD:
             self._freeze_lone(call.tensors())
+        if self.ledger.witness is not None:
+            self.ledger.bear_witness(witness.of_call(call, reads=rule not in UNREAD))
         mark = self.ledger.mark()
         named = rule(call)
         named = (named,) if isinstance(named, Names) else named

@@ -76,7 +76,7 @@ def run_of(plastic: PlasticModule) -> Run:
     """A run on names of the model as it is."""
     about = _about(plastic)
     if about.run is None:
-        about.run = Run.of(ledger_of(plastic, plastic.traced))
+        about.run = Run.of(ledger_of(plastic, plastic.traced, witness=True))
     return about.run
 
 
@@ -122,7 +122,7 @@ def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int
     for path, found in fit_graphs(module, traced, measured, scale).items():
         attributes[path] = attributes.get(path, {}) | found
     try:
-        run = Run.of(ledger_of(module, traced))
+        run = Run.of(ledger_of(module, traced, witness=True))
     except DiscoverError as error:
         blamed = ", ".join(map(repr, sizes))
         raise WidthError(
@@ -196,7 +196,7 @@ def _leaf_sizes(plastic: PlasticModule, shapes: Mapping[str, Shape]) -> dict[str
     first = {id(t): n for n, t in (*plastic.named_parameters(), *plastic.named_buffers())}
     for path, module in plastic.named_modules():
         for name in ("weight", "running_mean"):
-            tensor = getattr(module, name, None) if path else None
+            tensor = _held(module, name) if path else None
             if isinstance(tensor, Tensor) and id(tensor) in first:
                 new = shapes.get(first[id(tensor)])
                 sizes = sizes_of(module, tuple(tensor.shape), new)
@@ -204,6 +204,15 @@ def _leaf_sizes(plastic: PlasticModule, shapes: Mapping[str, Shape]) -> dict[str
                     found[path] = sizes
                 break
     return found
+
+
+def _held(module: nn.Module, name: str) -> Tensor | None:
+    """A layer's own tensor; under a parametrization, the one that has its shape."""
+    made = getattr(module, "parametrizations", {})
+    if name not in made:
+        return getattr(module, name, None)
+    parts = list(made[name].parameters(recurse=False))
+    return max(parts, key=lambda t: (t.ndim, t.numel()), default=None)
 
 
 # ---------------------------------------------------------------- the same groups again

@@ -136,7 +136,7 @@ def _rewrite_widths(
     with torch.no_grad():
         changes = {r.name: list(_changes_of(r, optimizer)) for r in made}
     _step("build")
-    values = {name: own[0].new for name, own in changes.items()}
+    values = {name: _laid_like(own[0].new, own[0].old) for name, own in changes.items()}
     module: Any = resized_module(plastic, found, values)
     twins = _twins(plastic, module)
     twin = None if optimizer is None else twin_optimizer(optimizer, twins)
@@ -146,6 +146,15 @@ def _rewrite_widths(
             change.put(parameter, twin)
     _step("finish")
     return Rewritten(module, twin, {r.name: r.maps for r in made}, _id(optimizer))
+
+
+def _laid_like(new: Tensor, old: Tensor) -> Tensor:
+    """`new` in the memory format of `old`."""
+    for form in (torch.channels_last, torch.channels_last_3d):
+        fitting = new.ndim == (4 if form is torch.channels_last else 5)
+        if fitting and not old.is_contiguous() and old.is_contiguous(memory_format=form):
+            return new.contiguous(memory_format=form)
+    return new
 
 
 def _id(optimizer: Optimizer | None) -> int | None:

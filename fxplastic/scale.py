@@ -158,7 +158,7 @@ def _axis_options(ids: Ids, scale: Scale) -> list[dict[int, int]]:
     if not axes or bool((weight == 1.0).all()):
         return [{}]
     found = []
-    for axis in sorted(axes, key=lambda a: -ids.shape[a]):
+    for axis in reversed(axes):  # an outer axis is rather a number of groups
         sums = weight.sum(axis)
         size = round(float(sums.flat[0]))
         alone = len(axes) == 1 or interchangeable(at, axis, scale)

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from fxplastic.errors import WidthError
 from fxplastic.identity import Ids
+from fxplastic.numbers import Numbers
 from fxplastic.scale import EXACT, Scale, Shape
 
 
@@ -28,25 +29,34 @@ class Fit:
     Attributes:
         node: in the new graph; its arguments may be replaced.
         wanted: for each tensor that it gives, the shapes that are right, the likeliest first.
-        value: the new value of an argument (nodes replaced by what they gave).
-        old: the old value of an argument, with `None` in place of tensors.
+        numbers: values of arguments, and numbers as they were.
         old_shape: the old shape of a tensor argument.
         names: its neural fields, as they were.
-        scale: what changes.
     """
 
     node: fx.Node
     wanted: Sequence[Sequence[Shape]]
-    value: Callable[[Any], Any]
-    old: Callable[[Any], Any]
+    numbers: Numbers
     old_shape: Callable[[Any], Shape]
     names: Callable[[Any], tuple[Ids, ...]]
-    scale: Scale
 
     @property
     def target(self) -> Shape:
         """The likeliest shape of the first tensor."""
         return self.wanted[0][0]
+
+    @property
+    def scale(self) -> Scale:
+        """What changes."""
+        return self.numbers.scale
+
+    def value(self, leaf: Any) -> Any:
+        """The new value of an argument."""
+        return self.numbers.value(leaf)
+
+    def old(self, leaf: Any) -> Any:
+        """Its old value, with `None` in place of tensors."""
+        return self.numbers.old(leaf)
 
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """An argument of the node, by position or by name."""
@@ -61,9 +71,16 @@ class Fit:
         else:
             self.node.update_kwarg(name, new)
 
-    def kept(self, leaf: Any, size: int) -> Any:
-        """`leaf` where it stands for `size` already, the literal otherwise."""
-        return leaf if self.value(leaf) == size else size
+    def kept(self, leaf: Any, size: int, tensor: fx.Node, axis: int) -> Any:
+        """`leaf` where it gives `size` already, else a number along an axis that gives it.
+
+        `tensor` and `axis` say along what the size is counted: a number that follows the batch
+        or the image goes on doing so.
+        """
+        if self.value(leaf) == size:
+            return leaf
+        number = self.numbers.former(leaf)
+        return self.numbers.scaled(number, self.old(leaf), size, tensor, axis)
 
 
 Setter = Callable[[Fit], None]
@@ -112,11 +129,6 @@ def size_args(
     return register
 
 
-# Numbers that may follow a width by themselves; whether they do so rightly shows in the outcome.
-SIZE_ARGS["roll"] = SizeArgs(1, 1, frozenset({"shifts"}))
-SIZE_ARGS["arange"] = SizeArgs(0, names=frozenset({"start", "end"}))
-
-
 def op_name(node: fx.Node) -> str:
     """Name of the function or method that a node calls."""
     if node.op == "call_method":
@@ -125,30 +137,29 @@ def op_name(node: fx.Node) -> str:
 
 
 # ---------------------------------------------------------------- whole shapes
-def _shape(fit: Fit, first: int, name: str, target: Sequence[int]) -> None:
+def _shape(fit: Fit, first: int, name: str, target: Sequence[int], first_axis: int = 0) -> None:
     """Set sizes given one by one, as a list, or as the `Size` of another tensor."""
     given = fit.node.args[first : SIZE_ARGS[op_name(fit.node)].last + 1]
     one = given[0] if len(given) == 1 else fit.node.kwargs.get(name) if not given else None
     if isinstance(one, list | tuple):
-        fit.set(first, name, type(one)(_sizes(fit, one, target)))
+        fit.set(first, name, type(one)(_sizes(fit, one, target, first_axis)))
     elif isinstance(one, fx.Node) and isinstance(fit.value(one), tuple | list):
-        with fit.node.graph.inserting_before(fit.node):
-            parts = [
-                fit.node.graph.call_function(operator.getitem, (one, i)) if n == size else size
-                for i, (n, size) in enumerate(zip(fit.value(one), target, strict=True))
-            ]
-        fit.set(first, name, tuple(parts))
+        parts = [
+            fit.numbers.make("call_function", operator.getitem, (one, axis))
+            for axis in range(len(fit.value(one)))
+        ]
+        fit.set(first, name, tuple(_sizes(fit, parts, target, first_axis)))
     elif given:
         rest = fit.node.args[first + len(given) :]
-        fit.node.args = (*fit.node.args[:first], *_sizes(fit, given, target), *rest)
+        fit.node.args = (*fit.node.args[:first], *_sizes(fit, given, target, first_axis), *rest)
 
 
-def _sizes(fit: Fit, given: Sequence[Any], target: Sequence[int]) -> list[Any]:
+def _sizes(fit: Fit, given: Sequence[Any], target: Sequence[int], first_axis: int = 0) -> list[Any]:
     if len(given) != len(target):
         return list(given)
     return [
-        leaf if isinstance(leaf, int) and leaf == -1 else fit.kept(leaf, size)
-        for leaf, size in zip(given, target, strict=True)
+        leaf if isinstance(leaf, int) and leaf == -1 else fit.kept(leaf, size, fit.node, axis)
+        for axis, (leaf, size) in enumerate(zip(given, target, strict=True), first_axis)
     ]
 
 
@@ -181,7 +192,7 @@ def _full(fit: Fit) -> None:
 def _unflatten(fit: Fit) -> None:
     dim = _dim(fit, 1, "dim", len(fit.target) - len(fit.value(fit.argument(2, "sizes"))) + 1)
     count = len(fit.value(fit.argument(2, "sizes")))
-    _shape(fit, 2, "sizes", fit.target[dim : dim + count])
+    _shape(fit, 2, "sizes", fit.target[dim : dim + count], dim)
 
 
 @size_args("repeat", "tile", first=1, names=("repeats", "dims"))
@@ -196,40 +207,53 @@ def _repeat(fit: Fit) -> None:
         return
     for axis, (n, size) in enumerate(zip(before, fit.target, strict=True)):
         if n == 1:
-            times[axis] = fit.kept(times[axis], size)
+            times[axis] = fit.kept(times[axis], size, fit.node, axis)
     fit.node.args = (fit.node.args[0], *([tuple(times)] if listed else times))
 
 
-@size_args("pad", first=1, last=1, names=("pad",))
+@size_args("pad", first=1, last=1, names=("pad",), always=True)
 def _pad(fit: Fit) -> None:
     """Borders grow with what they lie beside: counted in the names of the padded tensor."""
-    given = list(fit.value(fit.argument(1, "pad")))
-    names, ndim = fit.names(fit.node), len(fit.target)
-    for i in range(len(given) // 2):
-        axis = ndim - 1 - i
-        for ids in names:
+    given, ndim = list(fit.argument(1, "pad")), len(fit.target)
+    for place, leaf in enumerate(given):
+        axis, width = ndim - 1 - place // 2, fit.old(leaf)
+        given[place] = fit.numbers.former(leaf)
+        for ids in fit.names(fit.node) if width > 0 else ():
             weight = fit.scale.weight[np.maximum(ids, 0)]
             if ids.shape[axis] > 1 and not bool((weight == 1.0).all()):
                 line = np.moveaxis(weight, axis, 0).reshape(ids.shape[axis], -1)[:, 0]
-                before, after = max(given[2 * i], 0), max(given[2 * i + 1], 0)
-                ends = line[:before].sum(), line[len(line) - after :].sum()
-                given[2 * i : 2 * i + 2] = (
-                    round(float(new)) if n > 0 else n
-                    for new, n in zip(ends, given[2 * i : 2 * i + 2], strict=True)
-                )
+                border = line[:width] if place % 2 == 0 else line[len(line) - width :]
+                given[place] = fit.kept(leaf, round(float(border.sum())), fit.node, axis)
                 break
     fit.set(1, "pad", tuple(given))
+
+
+@size_args("roll", first=1, last=1, names=("shifts",), always=True)
+def _roll(fit: Fit) -> None:
+    """A shift along an axis that keeps its size is what it was; another may follow the width."""
+    shifts, dims = fit.argument(1, "shifts"), fit.value(fit.argument(2, "dims", ()))
+    source: Any = fit.node.args[0]
+    ndim = fit.value(source).ndim
+    listed = isinstance(shifts, list | tuple)
+    axes = (dims,) if isinstance(dims, int) else tuple(dims)
+    new = []
+    for place, shift in enumerate(shifts if listed else (shifts,)):
+        kept = bool(axes) and _Prefix.of(fit, source, axes[place] % ndim) is None
+        new.append(fit.numbers.former(shift) if kept else shift)
+    fit.set(1, "shifts", tuple(new) if listed else new[0])
 
 
 # ---------------------------------------------------------------- parts of an axis
 @size_args("split", "split_with_sizes", "unsafe_split", first=1, last=1,
            names=("split_size_or_sections", "split_size"))  # fmt: skip
 def _split(fit: Fit) -> None:
+    source: Any = fit.node.args[0]
     dim = _dim(fit, 2, "dim", len(fit.target))
     sizes = [options[0][dim] for options in fit.wanted]
     given = fit.argument(1, "split_size_or_sections", fit.node.kwargs.get("split_size"))
     if isinstance(given, list | tuple) and len(given) == len(sizes):
-        sizes = [fit.kept(leaf, size) for leaf, size in zip(given, sizes, strict=True)]
+        pairs = zip(given, sizes, strict=True)
+        sizes = [fit.kept(leaf, size, source, dim) for leaf, size in pairs]
     name = "split_size" if "split_size" in fit.node.kwargs else "split_size_or_sections"
     fit.set(1, name, sizes)
 
@@ -238,32 +262,38 @@ def _split(fit: Fit) -> None:
 def _chunk(fit: Fit) -> None:
     """Parts that are no longer what `chunk` would make are split off by size."""
     dim = _dim(fit, 2, "dim", len(fit.target))
-    source = fit.node.args[0] if fit.node.args else fit.node.kwargs["input"]
-    sizes = [options[0][dim] for options in fit.wanted]
+    source: Any = fit.node.args[0] if fit.node.args else fit.node.kwargs["input"]
+    whole = fit.numbers.size(source, dim)
+    parts = fit.value(fit.argument(1, "chunks"))
+    each = fit.numbers.make("call_function", operator.floordiv, (whole, parts))
+    old = -(-fit.old_shape(source)[dim] // parts)
+    sizes = [fit.numbers.scaled(each, old, o[0][dim], source, dim) for o in fit.wanted]
     fit.node.op, fit.node.target = "call_method", "split"
     fit.node.args, fit.node.kwargs = (source, sizes), {"dim": dim}
 
 
 @size_args("narrow", first=2, names=("start", "length"), always=True)
 def _narrow(fit: Fit) -> None:
-    source = fit.node.args[0]
+    source: Any = fit.node.args[0]
     dim = _dim(fit, 1, "dim", len(fit.target))
     count = _Prefix.of(fit, source, dim)
-    if count is None:
-        return
     start, length = fit.argument(2, "start"), fit.argument(3, "length")
+    if count is None:
+        fit.set(2, "start", fit.numbers.former(start))
+        fit.set(3, "length", fit.numbers.former(length))
+        return
     old = fit.old(start) % count.before
     first, last = count.at(old), count.at(old + fit.old(length))
-    fit.set(2, "start", fit.kept(start, first))
-    fit.set(3, "length", fit.kept(length, last - first))
+    fit.set(2, "start", fit.kept(start, first, source, dim))
+    fit.set(3, "length", fit.kept(length, last - first, source, dim))
 
 
 @size_args("select", first=2, names=("index",), always=True)
 def _select(fit: Fit) -> None:
     source = fit.node.args[0]
     count = _Prefix.of(fit, source, _dim(fit, 1, "dim", fit.value(source).ndim))
-    if count is not None:
-        fit.set(2, "index", count.bound(fit.argument(2, "index")))
+    index = fit.argument(2, "index")
+    fit.set(2, "index", fit.numbers.former(index) if count is None else count.bound(index))
 
 
 @size_args("getitem", "setitem", first=1, last=1, always=True)
@@ -286,7 +316,7 @@ def _item(fit: Fit) -> None:
         elif count is not None:
             new.append(count.bound(item))
         else:
-            new.append(item)
+            new.append(fit.numbers.former(item))
         axis += tensor.ndim - taken if value is Ellipsis else _axes_taken(fit, item)
     fit.node.update_arg(1, tuple(new) if isinstance(index, tuple) else new[0])
 
@@ -303,6 +333,8 @@ class _Prefix:
     """Along one axis, how many new positions lie in front of an old one."""
 
     fit: Fit
+    source: fx.Node
+    axis: int
     ends: Any
     groups: tuple[str, ...]
 
@@ -318,7 +350,7 @@ class _Prefix:
             line = np.moveaxis(weight, axis, 0).reshape(ids.shape[axis], -1)[:, 0]
             ends = np.concatenate([[0.0], np.cumsum(line)])
             if round(float(ends[-1])) == size:
-                return cls(fit, ends, fit.scale.groups_in(ids))
+                return cls(fit, source, axis, ends, fit.scale.groups_in(ids))
         return None
 
     @property
@@ -343,7 +375,7 @@ class _Prefix:
         if type(old) is not int:
             return leaf
         new = self.at(old) if old >= 0 else self.at(old + self.before) - round(self.ends[-1])
-        return self.fit.kept(leaf, new)
+        return self.fit.kept(leaf, new, self.source, self.axis)
 
     def slice(self, item: slice) -> slice:
         """A slice in new positions; one with a step is judged by its outcome.
@@ -373,12 +405,9 @@ _CONVOLUTIONS = tuple(f"conv{t}{n}d" for n in (1, 2, 3) for t in ("", "_transpos
 def _groups(fit: Fit) -> None:
     x, weight = fit.value(fit.argument(0, "input")), fit.value(fit.argument(1, "weight"))
     transposed = "transpose" in op_name(fit.node)
-    fit.set(6, "groups", conv_groups(x.shape[1], weight.shape, fit.target, transposed=transposed))
-
-
-def conv_groups(channels: int, weight: Sequence[int], out: Shape, *, transposed: bool) -> int:
-    """The number of groups that goes with a convolution's input, weight and output."""
-    return (out[1] if transposed else channels) // weight[1]
+    axis = 1 + x.ndim - weight.ndim  # 0 for a single sample without a batch axis
+    channels = fit.target[axis] if transposed else x.shape[axis]
+    fit.set(6, "groups", channels // weight.shape[1])
 
 
 @size_args("group_norm", first=1, last=1, names=("num_groups",), always=True)
@@ -386,7 +415,7 @@ def _norm_groups(fit: Fit) -> None:
     """Groups of a single channel stay such."""
     groups, x = fit.argument(1, "num_groups"), fit.argument(0, "input")
     if fit.old(groups) == fit.old_shape(x)[1]:
-        fit.set(1, "num_groups", fit.kept(groups, fit.value(x).shape[1]))
+        fit.set(1, "num_groups", fit.kept(groups, fit.value(x).shape[1], x, 1))
 
 
 @size_args("layer_norm", "rms_norm", first=1, last=1, names=("normalized_shape",))

@@ -22,8 +22,9 @@ from fxplastic.module import PlasticModule
 from fxplastic.plan import Plan, check_shares
 from fxplastic.planner import on_host
 from fxplastic.plastic import require_plastic
-from fxplastic.resize import resized, ties_between
+from fxplastic.resize import ties_between
 from fxplastic.scores import GradientScores
+from fxplastic.widths import lay_out
 
 Width = int | float
 Scores = GradientScores | Mapping[str, Tensor] | None
@@ -76,22 +77,21 @@ def plan_widths(
     check_shares(shares)
     if not isinstance(multiple_of, int) or isinstance(multiple_of, bool) or multiple_of < 1:
         raise PlanError(f"multiple_of={multiple_of!r}; give a whole number, at least 1")
-    wishes = _wishes(plastic.groups, widths, multiple_of)
-    ties, notes = ties_between(plastic), []
-    sizes, given_up = nearest_sizes(plastic.groups, ties, wishes)
+    wishes, notes = _wishes(plastic.groups, widths, multiple_of)
+    ties = ties_between(plastic)
     while True:
+        sizes, given_up = nearest_sizes(plastic.groups, ties, wishes)
+        new = {n: size for n, size in sizes.items() if size != plastic.groups[n].size}
+        remarks = _remarks(plastic.groups, wishes, sizes, given_up)
+        plan = _plan(plastic, new, scores, shares, seed, [*notes, *remarks])
         try:
-            resized(plastic, sizes)
-            break
+            if new:
+                lay_out(plastic, plan)
+            return plan
         except WidthError as error:
-            changed = {n for n, size in sizes.items() if size != plastic.groups[n].size}
-            blamed = changed.intersection(error.groups) or changed
+            blamed = set(new).intersection(error.groups) or set(new)
             notes += [f"{name} is left alone: {error}" for name in sorted(blamed)]
             wishes = {n: w for n, w in wishes.items() if n not in blamed}
-            sizes, given_up = nearest_sizes(plastic.groups, ties, wishes)
-    notes += _remarks(plastic.groups, wishes, sizes, given_up)
-    new = {n: s for n, s in sizes.items() if s != plastic.groups[n].size}
-    return _plan(plastic, new, scores, shares, seed, notes)
 
 
 def _plan(
@@ -131,10 +131,11 @@ def _take(group: ChannelGroup, size: int, row: Sequence[float]) -> list[int]:
 
 def _wishes(
     groups: Mapping[str, ChannelGroup], widths: Width | Mapping[str, Width], multiple: int
-) -> dict[str, Wish]:
-    """What each group's blocks should become."""
+) -> tuple[dict[str, Wish], list[str]]:
+    """What each group's blocks should become, and who is too narrow for the multiple."""
     given = widths if isinstance(widths, Mapping) else {"*": widths}
     wishes: dict[str, Wish] = {}
+    notes = []
     for pattern, width in given.items():
         matching = [n for n in groups if n == pattern or fnmatchcase(n, str(pattern))]
         if not matching and isinstance(widths, Mapping):
@@ -149,8 +150,11 @@ def _wishes(
             group = groups[name]
             size = width if whole else width * group.size
             step = multiple // math.gcd(multiple, group.block_count)
+            if size / group.block_count < step:
+                notes.append(f"{name} would be narrower than {multiple}: no multiple of it")
+                step = 1
             wishes[name] = Wish(size / group.block_count, step)
-    return wishes
+    return wishes, notes
 
 
 def _remarks(
