@@ -28,7 +28,8 @@ from fxplastic.measure import Measured, Seen
 from fxplastic.meta import on_meta
 from fxplastic.numbers import Numbers
 from fxplastic.scale import Scale, Shape, new_shapes
-from fxplastic.size_args import SIZE_ARGS, Fit, Setter, SizeArgs, op_name
+from fxplastic.size_args import Fit, Setter, SizeArgs, op_name
+from fxplastic.size_setters import SIZE_ARGS
 from fxplastic.trace import Traced
 
 

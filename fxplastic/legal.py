@@ -7,9 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fxplastic.groups import ChannelGroup
 from fxplastic.ties import Line, Ties
+
+Row = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -73,52 +76,75 @@ def _solve(
     equal, whole = list(equal), list(whole)
     if not equal and not whole:
         return {n: _rounded(groups[n], w) * groups[n].block_count for n, w in wishes.items()}
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    # Per group: its number of steps, and by how far its block misses the target; then one whole
-    # number for every sum that has to be whole.
-    n, m = len(family), len(whole)
-    step = np.array([wishes[name].step if name in wishes else 1 for name in family], float)
-    block = np.array([groups[name].block_size for name in family], float)
-    count = np.array([groups[name].block_count for name in family], float)
-    rows: list[np.ndarray] = []
-    low: list[float] = []
-    high: list[float] = []
-    for i, name in enumerate(family):
-        target = wishes[name].target if name in wishes else block[i]
-        for sign in (1.0, -1.0):  # miss >= |block - target|
-            row = np.zeros(2 * n + m)
-            row[i], row[n + i] = sign * step[i], -1.0
-            rows.append(row)
-            low.append(-np.inf)
-            high.append(sign * target)
-    place = {name: i for i, name in enumerate(family)}
-    for k, line in enumerate((*equal, *whole)):
-        row = np.zeros(2 * n + m)
-        for name, part in line.terms:
-            row[place[name]] = float(part) * step[place[name]] * count[place[name]]
-        if k >= len(equal):
-            row[2 * n + k - len(equal)] = -1.0
-        rows.append(row)
-        low.append(-line.fixed)
-        high.append(-line.fixed)
-    least = np.array([min(2, groups[name].block_size) for name in family]) / step
-    fixed = np.array([name not in wishes for name in family])
-    bounds = Bounds(
-        np.concatenate([np.where(fixed, block, np.ceil(least)), np.zeros(n), np.full(m, -np.inf)]),
-        np.concatenate([np.where(fixed, block, np.inf), np.full(n + m, np.inf)]),
-    )
-    found = milp(
-        np.concatenate([np.zeros(n), 1.0 / block, np.zeros(m)]),
-        constraints=LinearConstraint(np.stack(rows), low, high),
-        integrality=np.concatenate([np.ones(n), np.zeros(n), np.ones(m)]),
-        bounds=bounds,
-        options={"time_limit": 20.0},
-    )
-    if found.x is None:
+    program = _Program(groups, family, wishes, equal, whole)
+    blocks = program.solve()
+    if blocks is None:
         return None
-    blocks = np.rint(found.x[:n]) * step * count
-    return {name: int(blocks[i]) for i, name in enumerate(family) if name in wishes}
+    counts = [groups[name].block_count for name in family]
+    sizes = zip(family, blocks, counts, strict=True)
+    return {name: block * count for name, block, count in sizes if name in wishes}
+
+
+class _Program:
+    """The whole-number program of one family.
+
+    Columns: per group its number of steps, then by how far its block misses the target, then one
+    whole number for every sum that has to be whole.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, ChannelGroup],
+        family: tuple[str, ...],
+        wishes: Mapping[str, Wish],
+        equal: list[Line],
+        whole: list[Line],
+    ) -> None:
+        self.family, self.wishes, self.equal, self.whole = family, wishes, equal, whole
+        self.step = np.array([wishes[n].step if n in wishes else 1 for n in family], float)
+        self.block = np.array([groups[n].block_size for n in family], float)
+        self.count = np.array([groups[n].block_count for n in family], float)
+        self.width = 2 * len(family) + len(whole)
+
+    def _misses(self) -> Iterator[tuple[Row, float, float]]:
+        """``miss >= |block - target|`` for every group."""
+        for i, name in enumerate(self.family):
+            target = self.wishes[name].target if name in self.wishes else self.block[i]
+            for sign in (1.0, -1.0):
+                row = np.zeros(self.width)
+                row[i], row[len(self.family) + i] = sign * self.step[i], -1.0
+                yield row, -np.inf, sign * target
+
+    def _ties(self) -> Iterator[tuple[Row, float, float]]:
+        """Every equation; a sum that has to be whole equals its own whole number."""
+        place = {name: i for i, name in enumerate(self.family)}
+        for k, line in enumerate((*self.equal, *self.whole)):
+            row = np.zeros(self.width)
+            for name, part in line.terms:
+                i = place[name]
+                row[i] = float(part) * self.step[i] * self.count[i]
+            if k >= len(self.equal):
+                row[2 * len(self.family) + k - len(self.equal)] = -1.0
+            yield row, -line.fixed, -line.fixed
+
+    def solve(self) -> list[int] | None:
+        """The new size of each group's blocks, or `None`."""
+        from scipy.optimize import Bounds, LinearConstraint, milp
+
+        n, m = len(self.family), len(self.whole)
+        fixed = np.array([name not in self.wishes for name in self.family])
+        least = np.ceil(np.minimum(2, self.block) / self.step)
+        low = [np.where(fixed, self.block, least), np.zeros(n), np.full(m, -np.inf)]
+        high = [np.where(fixed, self.block, np.inf), np.full(n + m, np.inf)]
+        rows, lowest, highest = zip(*(*self._misses(), *self._ties()), strict=True)
+        found = milp(
+            np.concatenate([np.zeros(n), 1.0 / self.block, np.zeros(m)]),
+            constraints=LinearConstraint(np.stack(rows), lowest, highest),
+            integrality=np.concatenate([np.ones(n), np.zeros(n), np.ones(m)]),
+            bounds=Bounds(np.concatenate(low), np.concatenate(high)),
+            options={"time_limit": 20.0},
+        )
+        return None if found.x is None else np.rint(found.x[:n] * self.step).astype(int).tolist()
 
 
 def _rounded(group: ChannelGroup, wish: Wish) -> int:

@@ -95,7 +95,9 @@ class Numbers:
         if name == "numel":
             return reduce(lambda a, b: self.make("call_function", operator.mul, (a, b)), whole, 1)
         if name in ("size", "len"):
-            axis = self.value(node.args[1]) if len(node.args) > 1 else node.kwargs.get("dim", 0)
+            axis: Any = (
+                self.value(node.args[1]) if len(node.args) > 1 else node.kwargs.get("dim", 0)
+            )
             return whole[axis]
         raise WidthError(
             f"{node.format_node()} reads a number off a tensor that changes its width, and what "
