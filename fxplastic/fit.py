@@ -120,8 +120,10 @@ class _Fitter(MetaInterpreter):
     def _refused(self, n: fx.Node, text: str, groups: Sequence[str] = ()) -> WidthError:
         """An error that names the node and its source line."""
         where = f"{n.format_node()} ({source_of(n) or 'source unknown'})"
+        blamed = tuple(groups) or self._groups(n)
+        shown = ", ".join(map(repr, blamed))
         return WidthError(
-            f"the new widths cannot be laid out at {where}: {text}", groups or self._groups(n)
+            f"the new widths of {shown} cannot be laid out at {where}: {text}", blamed
         )
 
     # ------------------------------------------------------------ what a node should give

@@ -81,7 +81,7 @@ class Numbers:
         kwargs = self.former(dict(node.kwargs))
         whole: Any = args[0] if args else None
         if node.target is operator.getitem and isinstance(whole, tuple):
-            place = int(self.value(args[1]))
+            place: Any = self.value(args[1])
             return whole[place]
         return self.make(node.op, node.target, args, kwargs)
 
