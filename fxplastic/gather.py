@@ -286,11 +286,6 @@ def gathered(tensor: Tensor, maps: Sequence[AxisMap]) -> Tensor:
     return _apply(tensor, maps, lambda m: m.consumed)
 
 
-def fits(tensor: Tensor, maps: Sequence[AxisMap]) -> bool:
-    """Whether every index of `maps` lies inside `tensor`."""
-    return all(m.axis < tensor.ndim and int(m.index.max()) < tensor.shape[m.axis] for m in maps)
-
-
 def _apply(
     tensor: Tensor, maps: Sequence[AxisMap], factor_of: Callable[[AxisMap], Tensor | None]
 ) -> Tensor:

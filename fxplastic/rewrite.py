@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from fxplastic.errors import RewriteError
-from fxplastic.gather import Recipe, recipes
+from fxplastic.gather import AxisMap, Recipe, recipes
 from fxplastic.module import PlasticModule
 from fxplastic.optim import check_optimizer, state_tensors, twin_optimizer
 from fxplastic.plan import Plan, check_plan
@@ -107,8 +107,7 @@ def rewrite(
     twins = _twins(plastic, module)
     twin = None if optimizer is None else twin_optimizer(optimizer, twins)
     rewrite_(module, plan, twin)
-    maps = {recipe.name: recipe.maps for recipe in recipes(plastic, plan)}
-    return Rewritten(module, twin, maps, _id(optimizer))
+    return Rewritten(module, twin, _maps(recipes(plastic, plan)), _id(optimizer))
 
 
 def _twins(plastic: Plastic, module: Plastic) -> dict[int, Parameter]:
@@ -145,7 +144,12 @@ def _rewrite_widths(
         for change in changes[recipe.name][1:]:
             change.put(parameter, twin)
     _step("finish")
-    return Rewritten(module, twin, {r.name: r.maps for r in made}, _id(optimizer))
+    return Rewritten(module, twin, _maps(made), _id(optimizer))
+
+
+def _maps(made: Iterable[Recipe]) -> dict[str, tuple[tuple[int, ...], tuple[AxisMap, ...]]]:
+    """The recipes without the tensors, which are not to be kept alive."""
+    return {recipe.name: (tuple(recipe.tensor.shape), recipe.maps) for recipe in made}
 
 
 def _laid_like(new: Tensor, old: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from fxplastic.errors import RewriteError
-from fxplastic.gather import AxisMap, fits, gathered
+from fxplastic.gather import AxisMap, gathered
 from fxplastic.plastic import Plastic
 from fxplastic.resize import with_tensors
 
@@ -28,13 +28,13 @@ class Rewritten(Generic[PlasticT]):
         module: the rewritten copy.
         optimizer: a new optimizer of the same class for its parameters, with its state; `None`
             where none was given.
-        maps: how each tensor that changed was made, by name.
+        maps: for each tensor that changed, its old shape, and how the new one was made.
         former: `id` of the optimizer that was given.
     """
 
     module: PlasticT
     optimizer: Optimizer | None
-    maps: Mapping[str, tuple[AxisMap, ...]] = field(default_factory=dict)
+    maps: Mapping[str, tuple[tuple[int, ...], tuple[AxisMap, ...]]] = field(default_factory=dict)
     former: int | None = None
 
     def rebind(self, *helpers: Any) -> None:
@@ -103,9 +103,9 @@ class Rewritten(Generic[PlasticT]):
                 raise RewriteError(
                     f"the average has no {name!r}; give a copy of the model before the rewrite"
                 )
-            maps = self.maps.get(name, ())
-            value = gathered(given[name], maps) if fits(given[name], maps) else given[name]
-            if value.shape != tensor.shape:
+            old, maps = self.maps.get(name, (tuple(tensor.shape), ()))
+            value = gathered(given[name], maps) if given[name].shape == old else None
+            if value is None:
                 raise RewriteError(
                     f"{name!r} of the average has shape {tuple(given[name].shape)}; give a copy of "
                     "the model as it was before the rewrite"
