@@ -5,6 +5,7 @@ import io
 import pickle
 from typing import Any
 
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -126,3 +127,14 @@ def test_a_result_is_exported() -> None:
     exported = torch.export.export(module, inputs)
     with torch.no_grad():
         assert distance([exported.module()(*inputs)], [module(*inputs)]) <= TOLERANCE
+
+
+def test_a_result_runs_in_onnx_runtime(small_resnet: Any) -> None:
+    plan = fxplastic.plan_widths(small_resnet, 0.5, multiple_of=8)
+    module = fxplastic.rewrite(small_resnet, plan).module.float().eval()
+    x = torch.randn(2, 3, 32, 32)
+    program = torch.onnx.export(module, (x,), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    with torch.no_grad():
+        assert distance([torch.from_numpy(found)], [module(x)]) <= 1e-4
