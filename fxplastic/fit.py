@@ -94,6 +94,9 @@ class _Fitter(MetaInterpreter):
 
     def _run(self, n: fx.Node) -> Any:
         self.numbers.at(n)
+        if n.op == "output":
+            with self._naming(n):
+                n.args = self.numbers.former(tuple(n.args))
         if n.op in ("placeholder", "output", "get_attr"):
             return super().run_node(n)
         if n.target in CHECKS:
@@ -187,6 +190,8 @@ class _Fitter(MetaInterpreter):
             yield
         except WidthError as error:
             raise self._refused(n, str(error), error.groups) from None
+        except Exception as error:  # a call in a form that no setter knows
+            raise self._refused(n, f"its sizes cannot be set ({error})") from error
 
     def _old_shape(self, leaf: fx.Node) -> Shape:
         return self.seen[leaf.name].shapes[0]

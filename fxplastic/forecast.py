@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fxplastic.errors import PlanError
 from fxplastic.interpret import MetaInterpreter, example_values, plain_attention
 from fxplastic.meta import on_meta
 from fxplastic.module import PlasticModule
 from fxplastic.plan import Plan, check_plan
+from fxplastic.plastic import require_plastic
 from fxplastic.resize import resized
 from fxplastic.widths import new_sizes
 
@@ -59,6 +61,7 @@ def forecast(plastic: PlasticModule, plan: Plan) -> Forecast:
     parameters: 122 -> 182 (1.492 of it)
     MACs: 100 -> 150 (1.500 of it)
     """
+    require_plastic(plastic, PlanError)
     check_plan(plastic, plan)
     sizes = new_sizes(plan)
     after = resized(plastic, sizes).module if not plan.keeps_widths else plastic

@@ -162,7 +162,8 @@ def _recipe(
         rows = m.index if axis == 0 else rows
         if not _does_nothing(m, tensor.shape[axis]):
             maps.append(m)
-    return Recipe(name, tensor, tuple(m.to(tensor.device) for m in maps))
+    device = torch.device("cpu") if tensor.is_meta else tensor.device
+    return Recipe(name, tensor, tuple(m.to(device) for m in maps))
 
 
 def _axis_map(

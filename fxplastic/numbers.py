@@ -36,6 +36,7 @@ class Numbers:
         self._touched: set[fx.Node] = set()
         self._former: dict[fx.Node, Any] = {}
         self._before: fx.Node | None = None
+        self._single = False  # whether some input has an axis of size 1
 
     def at(self, node: fx.Node) -> None:
         """New nodes go in front of `node` from here on."""
@@ -44,6 +45,8 @@ class Numbers:
     def note(self, node: fx.Node, value: Any) -> None:
         """Remember whether a node gave a number that follows the change."""
         seen = self.seen[node.name]
+        if node.op == "placeholder":
+            self._single |= any(1 in shape for shape in seen.shapes)
         if seen.shapes or not is_number(value):
             return
         through = any(a in self._touched for a in node.all_input_nodes)
@@ -81,7 +84,7 @@ class Numbers:
         kwargs = self.former(dict(node.kwargs))
         whole: Any = args[0] if args else None
         if node.target is operator.getitem and isinstance(whole, tuple):
-            place: Any = self.value(args[1])
+            place: Any = self.old(node.args[1])
             return whole[place]
         return self.make(node.op, node.target, args, kwargs)
 
@@ -92,7 +95,7 @@ class Numbers:
         whole = tuple(self.size(tensor, axis) for axis in range(len(old)))
         if self.old(node) == tuple(old):
             return whole
-        if name == "numel":
+        if name in ("numel", "nelement"):
             return reduce(lambda a, b: self.make("call_function", operator.mul, (a, b)), whole, 1)
         if name in ("size", "len"):
             axis: Any = (
@@ -108,30 +111,38 @@ class Numbers:
     def size(self, tensor: fx.Node, axis: int) -> Any:
         """The former size of a tensor's axis."""
         old, new = self.seen[tensor.name].shapes[0][axis], self.env[tensor].shape[axis]
-        if old != new and not self.repeats(tensor, axis):
-            return old
         shape = self.make("call_function", getattr, (tensor, "shape"))
         size = self.make("call_function", operator.getitem, (shape, axis))
         return size if old == new else self.scaled(size, new, old, tensor, axis)
 
     def scaled(self, number: Any, old: int, new: int, tensor: fx.Node, axis: int) -> Any:
-        """A number that was `old` along an axis, times the factor that makes it `new`.
+        """What becomes of a number along an axis that is `old` on the example inputs.
 
-        Along an axis on which every neuron lies several times (once for each sample or pixel), a
-        number follows those too; that is known only where the whole axis changes alike.
+        It is to be `new` on them, and right on other batches and images: times the factor of the
+        axis where all of it changes alike, plus the difference where every neuron lies on it once.
+
+        Raises:
+            WidthError: neither is so, or the example inputs cannot tell.
         """
         if not isinstance(number, fx.Node):
             return new
-        if self.repeats(tensor, axis) and not self.even(tensor, axis):
+        if self.even(tensor, axis):
+            product = self.make("call_function", operator.mul, (number, new))
+            return self.make("call_function", operator.floordiv, (product, old))
+        if self.repeats(tensor, axis):
             raise WidthError(
                 f"axis {axis} of {tensor.name!r} holds neurons that change by different factors, "
                 "each of them several times: sizes along it cannot follow",
                 self.scale.changing,
             )
-        if not self.repeats(tensor, axis):
-            return new
-        product = self.make("call_function", operator.mul, (number, new))
-        return self.make("call_function", operator.floordiv, (product, old))
+        if self._single:
+            raise WidthError(
+                f"neurons that change by different factors lie on axis {axis} of {tensor.name!r}, "
+                "and whether they do so once for each sample cannot be told from example inputs "
+                "with an axis of size 1; give a batch of two, and more than one pixel or token",
+                self.scale.changing,
+            )
+        return self.make("call_function", operator.add, (number, new - old))
 
     def make(self, op: str, target: Any, args: Any, kwargs: Any = None) -> Any:
         """A new node with its values before and after; plain numbers are computed at once."""

@@ -55,6 +55,7 @@ class Resized:
 class _Known:
     """What was found out about one traced model, kept as long as its graphs are."""
 
+    state: object
     measured: Measured
     resized: dict[tuple[tuple[str, int], ...], Resized]
     run: Run | None = None
@@ -66,10 +67,22 @@ _known: WeakKeyDictionary[Traced, _Known] = WeakKeyDictionary()
 
 
 def _about(plastic: PlasticModule) -> _Known:
-    found = _known.get(plastic.traced)
-    if found is None:
-        found = _known[plastic.traced] = _Known(measure(plastic, plastic.traced), {})
+    found, state = _known.get(plastic.traced), _state_of(plastic)
+    if found is None or found.state != state:
+        found = _known[plastic.traced] = _Known(state, measure(plastic, plastic.traced), {})
     return found
+
+
+def _state_of(plastic: PlasticModule) -> object:
+    """What a layout depends on besides the graphs: layers called whole, hooks, index buffers."""
+    layers = [
+        (path, type(layer), layer.extra_repr(), *map(id, (*before.values(), *after.values())))
+        for path, layer in plastic.named_modules()
+        if path and type(layer).__module__.startswith("torch.nn.")
+        for before, after in [(layer._forward_pre_hooks, layer._forward_hooks)]
+    ]
+    buffers = [b for b in plastic.buffers() if b.ndim and not b.is_floating_point()]
+    return layers, [(id(b), b._version) for b in buffers]
 
 
 def run_of(plastic: PlasticModule) -> Run:
@@ -126,7 +139,8 @@ def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int
     except DiscoverError as error:
         blamed = ", ".join(map(repr, sizes))
         raise WidthError(
-            f"the new widths of {blamed} cannot be laid out: {error}", tuple(sizes)
+            f"the new widths of {blamed} cannot be laid out: {error.__cause__ or error}",
+            tuple(sizes),
         ) from error
     groups, frozen = _same_groups(plastic, module, run.ledger, sizes)
     return Resized(module.with_layout(traced, groups, frozen), attributes, shapes, run)

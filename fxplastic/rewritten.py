@@ -63,6 +63,11 @@ class Rewritten(Generic[PlasticT]):
 
     def _bound(self, helper: Any) -> nn.Module | None:
         """The rewritten average of a wrapper; `None` for what is bound to the optimizer."""
+        if isinstance(helper, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise RewriteError(
+                f"a {type(helper).__name__} holds the model itself and no average of it; wrap "
+                "result.module anew"
+            )
         if isinstance(helper, nn.Module) and isinstance(getattr(helper, "module", None), nn.Module):
             average: Any = self.average(cast("nn.Module", helper.module))
             return cast("nn.Module", average)
@@ -94,6 +99,8 @@ class Rewritten(Generic[PlasticT]):
         Raises:
             RewriteError: a tensor is missing or has another shape.
         """
+        if not isinstance(model, nn.Module):
+            raise RewriteError(f"the average is a {type(model).__name__}; give a module")
         given: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         given |= model.named_buffers(remove_duplicate=False)
         module: Any = self.module

@@ -56,6 +56,12 @@ class Fit:
         """Its old value, with `None` in place of tensors."""
         return self.numbers.old(leaf)
 
+    @property
+    def source(self) -> Any:
+        """The tensor that the op works on."""
+        named = self.node.kwargs
+        return self.node.args[0] if self.node.args else named.get("input", named.get("self"))
+
     def argument(self, index: int, name: str, default: Any = None) -> Any:
         """An argument of the node, by position or by name."""
         if len(self.node.args) > index:
@@ -175,11 +181,18 @@ class Prefix:
             )
         return round(place)
 
+    @property
+    def after(self) -> int:
+        """The axis's new size."""
+        return round(float(self.ends[-1]))
+
     def bound(self, leaf: Any) -> Any:
         """A bound in new positions, counted from the end where it was."""
         old = self.fit.old(leaf)
         if type(old) is not int:
             return leaf
+        if old > self.before:  # as much as there is, on these inputs
+            return leaf if self.fit.value(leaf) > self.after else max(leaf, old * self.after)
         new = self.at(old) if old >= 0 else self.at(old + self.before) - round(self.ends[-1])
         return self.fit.kept(leaf, new, self.source, self.axis)
 
@@ -189,7 +202,8 @@ class Prefix:
         A slice of one position stays one: alone, a neuron is no axis that could grow.
         """
         if item.step not in (None, 1):
-            return item
+            ends = self.fit.old(item.stop) == self.before
+            return slice(item.start, self.bound(item.stop), item.step) if ends else item
         start, stop, _ = slice(self.fit.old(item.start), self.fit.old(item.stop)).indices(
             self.before
         )

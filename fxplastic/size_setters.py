@@ -80,9 +80,10 @@ def _unflatten(fit: Fit) -> None:
 @size_args("repeat", "tile", first=1, names=("repeats", "dims"))
 def _repeat(fit: Fit) -> None:
     """Only an axis of size 1 takes its new size from here; others are tiled as often as before."""
-    shape = fit.value(fit.node.args[0]).shape
+    shape = fit.value(fit.source).shape
     before = (*[1] * (len(fit.target) - len(shape)), *shape)
-    given: Any = fit.node.args[1:]
+    name = next((n for n in ("repeats", "dims") if n in fit.node.kwargs), "")
+    given: Any = (fit.node.kwargs[name],) if name else fit.node.args[1:]
     listed = len(given) == 1 and isinstance(given[0], list | tuple)
     times = list(given[0] if listed else given)
     if len(times) != len(fit.target):
@@ -90,7 +91,10 @@ def _repeat(fit: Fit) -> None:
     for axis, (n, size) in enumerate(zip(before, fit.target, strict=True)):
         if n == 1:
             times[axis] = fit.kept(times[axis], size, fit.node, axis)
-    fit.node.args = (fit.node.args[0], *([tuple(times)] if listed else times))
+    if listed:
+        fit.set(1, name, tuple(times))
+    else:
+        fit.node.args = (fit.node.args[0], *times)
 
 
 @size_args("pad", first=1, last=1, names=("pad",), always=True)
@@ -114,7 +118,7 @@ def _pad(fit: Fit) -> None:
 def _roll(fit: Fit) -> None:
     """A shift along an axis that keeps its size is what it was; another may follow the width."""
     shifts, dims = fit.argument(1, "shifts"), fit.value(fit.argument(2, "dims", ()))
-    source: Any = fit.node.args[0]
+    source = fit.source
     ndim = fit.value(source).ndim
     listed = isinstance(shifts, list | tuple)
     axes = (dims,) if isinstance(dims, int) else tuple(dims)
@@ -129,10 +133,12 @@ def _roll(fit: Fit) -> None:
 @size_args("split", "split_with_sizes", "unsafe_split", first=1, last=1,
            names=("split_size_or_sections", "split_size"))  # fmt: skip
 def _split(fit: Fit) -> None:
-    source: Any = fit.node.args[0]
+    source = fit.source
     dim = _dim(fit, 2, "dim", len(fit.target))
     sizes = [options[0][dim] for options in fit.wanted]
     given = fit.argument(1, "split_size_or_sections", fit.node.kwargs.get("split_size"))
+    if isinstance(given, fx.Node) and isinstance(fit.old(given), int):
+        given = [given] * len(sizes)
     if isinstance(given, list | tuple) and len(given) == len(sizes):
         pairs = zip(given, sizes, strict=True)
         sizes = [fit.kept(leaf, size, source, dim) for leaf, size in pairs]
@@ -144,7 +150,7 @@ def _split(fit: Fit) -> None:
 def _chunk(fit: Fit) -> None:
     """Parts that are no longer what `chunk` would make are split off by size."""
     dim = _dim(fit, 2, "dim", len(fit.target))
-    source: Any = fit.node.args[0] if fit.node.args else fit.node.kwargs["input"]
+    source = fit.source
     whole = fit.numbers.size(source, dim)
     parts = fit.value(fit.argument(1, "chunks"))
     each = fit.numbers.make("call_function", operator.floordiv, (whole, parts))
@@ -156,7 +162,7 @@ def _chunk(fit: Fit) -> None:
 
 @size_args("narrow", first=2, names=("start", "length"), always=True)
 def _narrow(fit: Fit) -> None:
-    source: Any = fit.node.args[0]
+    source = fit.source
     dim = _dim(fit, 1, "dim", len(fit.target))
     count = Prefix.of(fit, source, dim)
     start, length = fit.argument(2, "start"), fit.argument(3, "length")
@@ -172,7 +178,7 @@ def _narrow(fit: Fit) -> None:
 
 @size_args("select", first=2, names=("index",), always=True)
 def _select(fit: Fit) -> None:
-    source = fit.node.args[0]
+    source = fit.source
     count = Prefix.of(fit, source, _dim(fit, 1, "dim", fit.value(source).ndim))
     index = fit.argument(2, "index")
     fit.set(2, "index", fit.numbers.former(index) if count is None else count.bound(index))

@@ -254,6 +254,7 @@ def test_what_cannot_follow_is_refused_and_nothing_is_bound(
         (AveragedModel(result.module), "of the average has shape"),
         (AveragedModel(nn.Linear(2, 2)), "the average has no '0.weight'"),
         ("scheduler", "a str cannot be bound"),
+        (nn.DataParallel(result.module), "holds the model itself and no average of it; wrap"),
     ):
         with pytest.raises(RewriteError, match=message):
             result.rebind(scheduler, stranger)
@@ -287,6 +288,29 @@ def test_gradients_and_memory_format_are_carried(plastic: fxplastic.PlasticModul
         assert float((carried[name] - parameter.grad).abs().max()) <= max(1e-9 * scale, 1e-14)
     weight: Tensor = module.get_submodule("3").weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_model_on_meta_is_resized_without_values() -> None:
+    plastic = fxplastic.plasticize(network().to("meta"), IMAGES)
+    module = fxplastic.rewrite(plastic, fxplastic.plan_widths(plastic, 1.5)).module
+    assert module.get_submodule("0").weight.shape == (24, 3, 3, 3)
+    assert all(p.is_meta for p in module.parameters())
+
+
+def test_a_hook_that_comes_later_is_seen(plastic: fxplastic.PlasticModule) -> None:
+    plan = fxplastic.plan_widths(plastic, 1.5)
+    assert fxplastic.rewrite(plastic, plan)
+    plastic.get_submodule("2").register_forward_hook(lambda _, __, out: out / out.shape[1])
+    with pytest.raises(WidthError, match="would work on other numbers"):
+        fxplastic.rewrite(plastic, plan)
+
+
+def test_what_is_no_plastic_module_has_no_forecast(plastic: fxplastic.PlasticModule) -> None:
+    plan = fxplastic.plan_widths(plastic, 1.5)
+    with pytest.raises(PlanError, match="pass what fxplastic.plasticize returns"):
+        fxplastic.forecast(network(), plan)
+    with pytest.raises(RewriteError, match="the average is a dict; give a module"):
+        fxplastic.rewrite(plastic, plan).average({})  # type: ignore[arg-type]
 
 
 # --- the label check --------------------------------------------------------------------------

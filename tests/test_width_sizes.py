@@ -119,6 +119,44 @@ def beside(f: Callable[[Any, Tensor], Tensor]) -> Callable[[Any, Tensor, Tensor]
     return forward
 
 
+def mixed(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    """Eight neurons, once a sample, beside positions that follow the image."""
+    return torch.cat([h.mean((2, 3)).relu(), x.flatten(1)], 1)
+
+
+def divided_mix(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    z = mixed(s, x, h)
+    out: Tensor = s.l(z[:, :8] / z.shape[1])
+    return out
+
+
+def cut_mix(s: Any, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+    z = mixed(s, x, h)
+    return s.l(z[:, :8]), z[:, 8 : 8 + 3 * x.shape[2] * x.shape[3]].sum(1)
+
+
+def viewed_mix(s: Any, x: Tensor, h: Tensor) -> Tensor:
+    z = mixed(s, x, h).view(x.shape[0], 8 + 3 * x.shape[2] * x.shape[3])
+    out: Tensor = s.l(z.tanh()[:, :8])
+    return out
+
+
+def flat_over_batch(h: Tensor) -> Tensor:
+    y = h.flatten(0, 1)
+    return (y / y.shape[0]).view(h.shape[0], -1, *h.shape[2:])
+
+
+def blurred(h: Tensor) -> Tensor:
+    y = h.reshape(h.shape[0] * 8, 1, *h.shape[2:])
+    return F.avg_pool2d(y, 3, 1, 1).view(h.shape)
+
+
+def split_pixels(h: Tensor) -> Tensor:
+    parts = h.flatten(1).split(4 * h.shape[2] * h.shape[3], 1)
+    return torch.cat([p.relu() for p in parts], 1).view(h.shape)
+
+
+L = ("l", lambda: nn.Linear(8, 3))
 NUMBERS, POSITIONS = "work on other numbers", "in another order"
 J = ("j", lambda: nn.Conv2d(8, 16, 3, padding=1))
 CASES = (
@@ -163,6 +201,25 @@ CASES = (
     middle("literal_times_pixels", literal_times_pixels, MAPS, BATCH, LARGE),
     Sized("padded_to_a_multiple", padded_to_multiple, MAPS, (BATCH, SMALL),
           parts=(J, ("p", lambda: nn.Conv2d(16, 3, 1)))),
+    Sized("divided_by_a_mixed_axis", divided_mix, MAPS, (BATCH, LARGE), parts=(L,)),
+    Sized("cut_from_a_mixed_axis", cut_mix, MAPS, (BATCH, LARGE), parts=(L,)),
+    Sized("view_of_a_mixed_axis", viewed_mix, MAPS, (BATCH, LARGE), parts=(L,)),
+    middle("channels_over_the_batch", flat_over_batch, MAPS, BATCH, LARGE),
+    middle("elements_of_a_row", lambda h: h / h.flatten(1).shape[1], TOKENS, (3, 5, 6), (2, 7, 6)),
+    middle("maps_over_the_batch", blurred, MAPS, BATCH, LARGE),
+    middle("split_by_pixels", split_pixels, MAPS, BATCH, LARGE),
+    middle("slice_past_the_end", lambda h: h.flatten(1)[:, :10000].view(
+        h.shape[0], -1, *h.shape[2:]), MAPS, BATCH, LARGE),
+    middle("rolled_by_name", lambda h: torch.roll(input=h, shifts=1, dims=2), MAPS, BATCH),
+    middle("narrowed_by_name", lambda h: torch.narrow(
+        input=h, dim=2, start=0, length=4), MAPS, BATCH),
+    middle("selected_by_name", lambda h: h + torch.select(
+        input=h, dim=3, index=0)[..., None], MAPS, BATCH),
+    middle("ones_repeated_by_name", lambda h: h * h.new_ones(1, 1, 1, 1).repeat(
+        repeats=(1, 8, 1, 1)), MAPS, BATCH),
+    middle("elements_by_another_name", lambda h: h / h.nelement(), MAPS, BATCH),
+    Sized("size_returned", lambda s, x, h: (s.o(h.relu()), h.shape[1], tuple(h.shape)), MAPS,
+          (BATCH,)),
     Sized("slice_of_unlike_pixels", flat_slice, MAPS, (LARGE,),
           refused="change by different factors, each of them several times"),
 )  # fmt: skip
@@ -190,6 +247,32 @@ def test_other_inputs_are_right_too(case: Sized) -> None:
         check(plastic, module, reference, x)
 
 
+def numbers(output: Any) -> list[Any]:
+    """What is no tensor in an output."""
+    parts = output if isinstance(output, tuple) else (output,)
+    return [part for part in parts if not isinstance(part, Tensor)]
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.refused], ids=lambda case: case.name)
+def test_a_single_sample_is_enough_or_refused(case: Sized) -> None:
+    model = case.build()
+    draw = torch.Generator().manual_seed(2)
+    shapes = [(n, *shape[1:]) for shape in (case.example, *case.others) for n in (1, 2, 3)]
+    inputs = [torch.randn(s, generator=draw, dtype=torch.float64) for s in shapes]
+    plastic = fxplastic.plasticize(model.eval(), inputs[0])
+    plan = fxplastic.Plan.random(plastic, grow=1.0, shares="signed", seed=5)
+    module, refusal = None, ""
+    try:
+        module = fxplastic.rewrite(plastic, plan).module
+    except WidthError as error:
+        refusal = str(error)
+    if module is None:
+        assert "give a batch of two" in refusal
+        return
+    for x in inputs:
+        check(plastic, module, model, x)
+
+
 def check(plastic: nn.Module, module: nn.Module, reference: nn.Module, x: Tensor) -> None:
     """Right where the traced model runs; where a guard stops that, the same guard stops this."""
     for mode in MODES:
@@ -199,5 +282,6 @@ def check(plastic: nn.Module, module: nn.Module, reference: nn.Module, x: Tensor
             with pytest.raises(GuardError, match=re.escape(str(stopped).split(":")[0])):
                 outputs(module, (x,), mode)
             continue
+        assert numbers(module(x)) == numbers(reference(x))
         error = distance(outputs(module, (x,), mode), outputs(reference, (x,), mode))
         assert error <= TOLERANCE, f"off by {error:.1e} on {list(x.shape)} in {mode} mode"
