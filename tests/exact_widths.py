@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import fxplastic
 from fxplastic.coverage import coverage
+from fxplastic.interpret import plain_attention
 from tests.exact_models import ModelSpec
 from tests.exact_parts import (
     MODES,
@@ -143,7 +144,7 @@ def macs(module: fxplastic.PlasticModule, here: Widths) -> int:
     """Multiply-accumulates of a real forward on inputs like the example's."""
     module.eval()
     plain = sdpa_kernel(SDPBackend.MATH)  # the counter knows no fused attention on the CPU
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), plain, plain_attention():
         module(here.images)
     return int(counter.get_total_flops()) // 2
 
