@@ -164,8 +164,10 @@ def check_state(program: Program, number: int, make: Maker, seen: Counter[str]) 
         other = dict(recomputed.named_parameters())[name].grad
         assert (parameter.grad is None) == (other is None)
         if other is not None:
-            scale = max(float(other.abs().max()), 1e-12)
-            assert float((parameter.grad - other).abs().max()) <= STATE_TOLERANCE * scale
+            scale = float(other.abs().max())
+            error = float((parameter.grad - other).abs().max())
+            # What is zero by symmetry (a bias in front of a norm) is rounding noise.
+            assert error <= STATE_TOLERANCE * scale or scale < 1e-12, (name, error, scale)
     seen["with groups"] += 1
 
 
