@@ -13,7 +13,7 @@ from fxplastic.discover import Discovery, discover
 from fxplastic.errors import DiscoverError, TraceError
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options
 from fxplastic.module import PlasticModule
-from fxplastic.trace import trace
+from fxplastic.trace import as_it_is, trace
 from fxplastic.verify import Disagreement
 from fxplastic.verify import verify as check_groups
 
@@ -57,7 +57,8 @@ def plasticize(
     """
     _check(model, attention)
     if isinstance(model, PlasticModule) and example_inputs is None:
-        args, kwargs = model.traced.args, model.traced.kwargs
+        now = as_it_is(model.traced, model)
+        args, kwargs = now.args, now.kwargs
     else:
         args, kwargs = _inputs(model, example_inputs)
     if isinstance(model, PlasticModule):

@@ -8,7 +8,7 @@ weight is touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -33,7 +33,7 @@ from fxplastic.propagate import NamesMode
 from fxplastic.scale import scale_of
 from fxplastic.ties import ties_of
 from fxplastic.trace import Traced, on_meta
-from fxplastic.witness import of_names
+from fxplastic.witness import Data, of_names
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,17 @@ class NamesInterpreter(MetaInterpreter):
         self.mode.seed(meta, Names(opaque(meta.shape), known=known), target)
         return meta
 
-    def output(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """What the model returns is fixed, on every axis."""
-        reason = "it is an output of the model: whoever calls it relies on its width"
-        ledger = self.mode.ledger
-        for tensor in tensors_in(args):
-            names = self.mode.names(tensor)
-            ledger.bear_witness(of_names(names))
-            ledger.release_all(names.fields)
-            ledger.freeze_fields(names.fields, reason, "edge")
-            ledger.freeze(np.array(sorted(names.lone), np.int32), reason, "edge")
-        return super().output(target, args, kwargs)
+
+def _fix_outputs(outputs: Any, mode: NamesMode) -> None:
+    """What the model returns is fixed, on every axis."""
+    reason = "it is an output of the model: whoever calls it relies on its width"
+    ledger = mode.ledger
+    for tensor in tensors_in(outputs):
+        names = mode.names(tensor)
+        ledger.bear_witness(of_names(names))
+        ledger.release_all(names.fields)
+        ledger.freeze_fields(names.fields, reason, "edge")
+        ledger.freeze(np.array(sorted(names.lone), np.int32), reason, "edge")
 
 
 def _index_values(value: Tensor) -> Tensor | None:
@@ -155,8 +155,10 @@ def run_on_names(
             inputs = example_values(graph, traced)
             for tensor in tensors_in(inputs):
                 mode.give(tensor, Names(opaque(tensor.shape), data=True))
-            with mode:
-                NamesInterpreter(model, graph, traced, mode, watch).run(*inputs)
+            shown = nullcontext() if ledger.witness is None else Data(ledger.bear_witness)
+            with mode, shown:
+                outputs = NamesInterpreter(model, graph, traced, mode, watch).run(*inputs)
+            _fix_outputs(outputs, mode)
 
 
 def ledger_of(

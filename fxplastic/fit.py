@@ -205,9 +205,9 @@ class _Fitter(MetaInterpreter):
         given = [*n.args, *n.kwargs.values()]
         inputs = [self.numbers.value(a) for a in given]
         found = fit_leaf(module, inputs, wanted[0][0]) if wanted else {}
-        if found:
-            self.attributes.setdefault(path, {}).update(found)
-            vars(module).update(found)
+        if self.attributes.setdefault(path, found) != found:
+            raise self._refused(n, f"the layer would need two sizes at once, {found} and others")
+        vars(module).update({k: v for k, v in found.items() if getattr(module, k) != v})
 
     # ------------------------------------------------------------ who is to blame
     def _groups(self, n: fx.Node) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from fxplastic.module import PlasticModule
 from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import require_plastic
 from fxplastic.resize import resized
+from fxplastic.trace import as_it_is
 from fxplastic.widths import new_sizes
 
 
@@ -80,7 +81,8 @@ def count_parameters(module: nn.Module) -> int:
 
 def count_macs(plastic: PlasticModule) -> int:
     """Multiply-accumulates of one forward pass in eval mode on the example inputs, on meta."""
-    graph, counter = plastic.traced.graphs[False], FlopCounterMode(display=False)
+    traced, counter = as_it_is(plastic.traced, plastic), FlopCounterMode(display=False)
+    graph = traced.graphs[False]
     with plain_attention(), on_meta(plastic, training=False), torch.no_grad(), counter:
-        MetaInterpreter(plastic, graph, plastic.traced).run(*example_values(graph, plastic.traced))
+        MetaInterpreter(plastic, graph, traced).run(*example_values(graph, traced))
     return int(counter.get_total_flops()) // 2

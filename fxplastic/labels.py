@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fxplastic.atoms import Atoms, Ints, atoms_of, signatures
@@ -20,7 +19,8 @@ from fxplastic.errors import WidthError
 from fxplastic.identity import Ids
 from fxplastic.ledger import AtomSite, Ledger
 
-Index = NDArray[np.int64]
+MIXED = "would be combined with copies of other neurons than before"
+OTHER = "meets something in the program that is not what it met before"
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,14 +146,14 @@ def check_labels(
     np.maximum.at(high, neuron, labels)
     torn = index[low[neuron] != high[neuron]]
     if torn.size:
-        raise _mixed(new, int(torn[0]), blamed)
+        raise _wrong_at(new, int(torn[0]), MIXED, blamed)
     theirs = signatures(old.ledger, old.atoms)[old.atoms.neuron[source[index]]]
     other = index[signatures(new.ledger, new.atoms)[neuron] != theirs]
     if other.size:  # labels may have been written in the new run's own atoms: read it again
         same = Run.of(again(source.astype(np.int32)))
         other = index[signatures(same.ledger, same.atoms)[neuron] != theirs]
     if other.size:
-        raise _other_company(new, int(other[0]), blamed)
+        raise _wrong_at(new, int(other[0]), OTHER, blamed)
 
 
 def _check_witness(old: Run, new: Run, blamed: Sequence[str]) -> None:
@@ -170,24 +170,14 @@ def _check_witness(old: Run, new: Run, blamed: Sequence[str]) -> None:
             )
 
 
-def _mixed(new: Run, atom: int, blamed: Sequence[str]) -> WidthError:
+def _wrong_at(new: Run, atom: int, what: str, blamed: Sequence[str]) -> WidthError:
+    """An error about one position, and the last place where its neuron was met."""
     site = new.ledger.sites[int(new.atoms.site[atom])]
+    place = f"position {int(new.atoms.position[atom])} of {site.parameter!r}, axis {site.axis}"
     return WidthError(
-        f"the new widths cannot be laid out: position {int(new.atoms.position[atom])} of "
-        f"{site.parameter!r}, axis {site.axis}, would be combined with copies of other neurons "
-        f"than before{_where(new, atom)}. Leave {_names(blamed)} out of the plan, or give groups "
-        "that lie on the same tensors the same change of width",
-        blamed,
-    )
-
-
-def _other_company(new: Run, atom: int, blamed: Sequence[str]) -> WidthError:
-    site = new.ledger.sites[int(new.atoms.site[atom])]
-    return WidthError(
-        f"the new widths cannot be laid out: what position {int(new.atoms.position[atom])} of "
-        f"{site.parameter!r}, axis {site.axis}, meets in the program is not what it met before"
-        f"{_where(new, atom)}. Leave {_names(blamed)} out of the plan, or give groups that lie on "
-        "the same tensors the same change of width",
+        f"the new widths cannot be laid out: {place}, {what}{_where(new, atom)}. Leave "
+        f"{_names(blamed)} out of the plan, or give groups that lie on the same tensors the same "
+        "change of width",
         blamed,
     )
 

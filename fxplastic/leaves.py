@@ -55,7 +55,10 @@ def _convolution(module: _ConvNd, old: Shape, new: Shape) -> Attributes:
 
 
 def fit_leaf(module: nn.Module, inputs: Sequence[Any], out: Shape) -> Attributes:
-    """Attributes that a layer needs to give shape `out`, where its weight does not settle them."""
+    """Attributes with which a layer gives shape `out`, where its weight alone does not settle them.
+
+    Those that do not change are among them.
+    """
     layer: Any = module
     found: Attributes = {}
     if isinstance(module, _ConvNd) and inputs and isinstance(inputs[0], Tensor):
@@ -74,4 +77,4 @@ def fit_leaf(module: nn.Module, inputs: Sequence[Any], out: Shape) -> Attributes
     elif isinstance(module, nn.GroupNorm) and layer.weight is None:
         alone = layer.num_groups == layer.num_channels
         found = {"num_channels": out[1]} | ({"num_groups": out[1]} if alone else {})
-    return {name: value for name, value in found.items() if getattr(layer, name) != value}
+    return found

@@ -162,7 +162,7 @@ class Ledger:
 
     def bear_witness(self, what: object) -> None:
         """Keep what the present node works on besides neurons, if anybody asks."""
-        if self.witness is not None and what is not None:
+        if self.witness is not None:
             self.witness.setdefault((self.training, self.place.node), []).append(what)
 
     # ------------------------------------------------------------ what was said since

@@ -18,7 +18,7 @@ from fxplastic.graph_data import from_data, to_data
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options, fingerprint
 from fxplastic.guards import enter_grad_mode
 from fxplastic.inputs import to_meta
-from fxplastic.trace import Traced
+from fxplastic.trace import Traced, dtype_of
 
 Forward = Callable[..., Any]
 _counter = itertools.count()
@@ -173,7 +173,9 @@ class PlasticModule(fx.GraphModule):
             )
         meta = to_meta(tuple(args)), to_meta(dict(kwargs))
         values = {**self.traced.inputs, **dict(zip(names, meta[0], strict=False)), **meta[1]}
-        traced = replace(self.traced, args=meta[0], kwargs=meta[1], inputs=values)
+        traced = replace(
+            self.traced, args=meta[0], kwargs=meta[1], inputs=values, dtype=dtype_of(self)
+        )
         return self.own_traced(traced)
 
     def own_traced(self, like: Traced) -> Traced:
@@ -204,6 +206,11 @@ class PlasticModule(fx.GraphModule):
     def code(self) -> str:
         """The Python text of the current mode's forward."""
         return self._plastic.codes[bool(self.training)]
+
+    @property
+    def codes(self) -> Mapping[bool, str]:
+        """The Python text of each mode's forward, by training flag."""
+        return MappingProxyType(dict(self._plastic.codes))
 
     def recompile(self) -> Any:
         """Compile both forwards again, after a graph was edited in place."""

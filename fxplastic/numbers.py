@@ -53,10 +53,6 @@ class Numbers:
         if through or type(value) is not type(seen.plain) or value != seen.plain:
             self._touched.add(node)
 
-    def touched(self, node: fx.Node) -> bool:
-        """Whether a number follows the change."""
-        return node in self._touched
-
     def value(self, leaf: Any) -> Any:
         """The new value of an argument, nodes replaced by what they give."""
         return map_tree(leaf, lambda x: self.env[x] if isinstance(x, fx.Node) else x)
@@ -93,15 +89,13 @@ class Numbers:
         old = self.seen[tensor.name].shapes[0]
         name = node.target if isinstance(node.target, str) else node.target.__name__
         whole = tuple(self.size(tensor, axis) for axis in range(len(old)))
-        if self.old(node) == tuple(old):
+        place: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        if (node.target is getattr and place == "shape") or (name == "size" and place is None):
             return whole
         if name in ("numel", "nelement"):
             return reduce(lambda a, b: self.make("call_function", operator.mul, (a, b)), whole, 1)
         if name in ("size", "len"):
-            axis: Any = (
-                self.value(node.args[1]) if len(node.args) > 1 else node.kwargs.get("dim", 0)
-            )
-            return whole[axis]
+            return whole[0 if place is None else self.old(place)]
         raise WidthError(
             f"{node.format_node()} reads a number off a tensor that changes its width, and what "
             "it would be without the change is not known",

@@ -28,7 +28,7 @@ from fxplastic.measure import Measured, measure
 from fxplastic.module import PlasticModule
 from fxplastic.scale import EXACT, Scale, scale_of
 from fxplastic.ties import Ties, ties_of
-from fxplastic.trace import Traced
+from fxplastic.trace import Traced, as_it_is, dtype_of
 
 Shape = tuple[int, ...]
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -69,12 +69,16 @@ _known: WeakKeyDictionary[Traced, _Known] = WeakKeyDictionary()
 def _about(plastic: PlasticModule) -> _Known:
     found, state = _known.get(plastic.traced), _state_of(plastic)
     if found is None or found.state != state:
-        found = _known[plastic.traced] = _Known(state, measure(plastic, plastic.traced), {})
+        try:
+            measured = measure(plastic, as_it_is(plastic.traced, plastic))
+        except DiscoverError as error:
+            raise WidthError(f"the model as it is cannot be read again: {error}") from error
+        found = _known[plastic.traced] = _Known(state, measured, {})
     return found
 
 
 def _state_of(plastic: PlasticModule) -> object:
-    """What a layout depends on besides the graphs: layers called whole, hooks, index buffers."""
+    """What a layout depends on: dtype, graphs' text, layers called whole, hooks, index buffers."""
     layers = [
         (path, type(layer), layer.extra_repr(), *map(id, (*before.values(), *after.values())))
         for path, layer in plastic.named_modules()
@@ -82,14 +86,14 @@ def _state_of(plastic: PlasticModule) -> object:
         for before, after in [(layer._forward_pre_hooks, layer._forward_hooks)]
     ]
     buffers = [b for b in plastic.buffers() if b.ndim and not b.is_floating_point()]
-    return layers, [(id(b), b._version) for b in buffers]
+    return dtype_of(plastic), dict(plastic.codes), layers, [(id(b), b._version) for b in buffers]
 
 
 def run_of(plastic: PlasticModule) -> Run:
     """A run on names of the model as it is."""
     about = _about(plastic)
     if about.run is None:
-        about.run = Run.of(ledger_of(plastic, plastic.traced, witness=True))
+        about.run = Run.of(ledger_of(plastic, as_it_is(plastic.traced, plastic), witness=True))
     return about.run
 
 
@@ -128,7 +132,7 @@ def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int
     shapes = _tensor_shapes(plastic, measured, scale)
     module = _skeleton(plastic, shapes)
     graphs = {m: from_data(to_data(g)) for m, g in plastic.traced.graphs.items()}
-    traced = replace(module.traced, graphs=graphs)
+    traced = replace(as_it_is(module.traced, plastic), graphs=graphs)
     attributes = _leaf_sizes(plastic, shapes)
     for path, found in attributes.items():
         vars(module.get_submodule(path)).update(found)
@@ -242,8 +246,11 @@ def _same_groups(
         if new is None or _look(new) != _look(old) or new.size != size:
             raise _other_group(name, new, size, sizes)
         groups[name] = replace(new, coupled=old.coupled)
-    left_out = [r for r in plastic.frozen if r.reason.startswith("verification")]
-    return groups, (*found.frozen, *left_out)
+    # Groups that the old module did without (verification refuted them) keep their reasons.
+    others = [g for name, g in found.groups.items() if name not in plastic.groups]
+    axes = {(s.parameter, s.axis) for g in others for s in g.sites}
+    kept = [r for r in plastic.frozen if (r.parameter, r.axis) in axes and r not in found.frozen]
+    return groups, (*found.frozen, *kept)
 
 
 def _look(group: ChannelGroup) -> tuple[object, ...]:

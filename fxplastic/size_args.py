@@ -191,10 +191,24 @@ class Prefix:
         old = self.fit.old(leaf)
         if type(old) is not int:
             return leaf
-        if old > self.before:  # as much as there is, on these inputs
-            return leaf if self.fit.value(leaf) > self.after else max(leaf, old * self.after)
+        if old > self.before:  # all that there is on these inputs; on larger ones maybe not
+            return self._beyond(leaf, old)
         new = self.at(old) if old >= 0 else self.at(old + self.before) - round(self.ends[-1])
         return self.fit.kept(leaf, new, self.source, self.axis)
+
+    def _beyond(self, leaf: Any, old: int) -> Any:
+        """A bound past the end, as far past it as before."""
+        if self.fit.numbers.even(self.source, self.axis):
+            new, rest = divmod(old * self.after, self.before)
+            if not rest:
+                return self.fit.kept(leaf, new, self.source, self.axis)
+        elif not self.fit.numbers.repeats(self.source, self.axis):
+            return self.fit.kept(leaf, old + self.after - self.before, self.source, self.axis)
+        raise WidthError(
+            f"the bound {old} lies past the end, and where it will be on larger inputs cannot be "
+            "told; leave it out, or give widths that it divides as before",
+            self.groups,
+        )
 
     def slice(self, item: slice) -> slice:
         """A slice in new positions; one with a step is judged by its outcome.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from fxplastic.errors import TraceError
 from fxplastic.inputs import Bound, bind
-from fxplastic.meta import on_meta, real_device
+from fxplastic.meta import map_tree, on_meta, real_device
 from fxplastic.patches import forget_proxies
 from fxplastic.surroundings import Constants
 from fxplastic.tracer import ValueTracer
@@ -40,6 +40,7 @@ class Traced:
         kwargs: keyword example inputs, tensors on meta.
         inputs: one value per placeholder, by its target; the default where none was given.
         watched: per training flag, the modules whose own flag their code has read.
+        dtype: of the model's floating parameters (of the first, where there are several).
     """
 
     graphs: Mapping[bool, fx.Graph]
@@ -48,6 +49,7 @@ class Traced:
     kwargs: dict[str, Any]
     inputs: Mapping[str, Any] = field(default_factory=dict)
     watched: Mapping[bool, tuple[str, ...]] = field(default_factory=dict)
+    dtype: torch.dtype | None = None
 
 
 def _refuse_wrapped(model: nn.Module) -> None:
@@ -134,4 +136,24 @@ def trace(
     inputs = {i.name: i.value for i in bound.inputs}
     used = {n.target for g in graphs.values() for n in g.nodes if n.op == "get_attr"}
     kept = {name: tensor for name, tensor in constants.tensors.items() if name in used}
-    return Traced(graphs, kept, bound.args, bound.kwargs, inputs, watched)
+    return Traced(graphs, kept, bound.args, bound.kwargs, inputs, watched, dtype_of(model))
+
+
+def dtype_of(model: nn.Module) -> torch.dtype | None:
+    """The dtype of the first floating parameter."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+
+def as_it_is(traced: Traced, model: nn.Module) -> Traced:
+    """`traced` with example inputs in the model's present dtype, which may have changed since."""
+    now = dtype_of(model)
+    if now == traced.dtype or now is None:
+        return traced
+
+    def change(value: Any) -> Any:
+        moved = isinstance(value, Tensor) and value.dtype == traced.dtype
+        return value.to(now) if moved else value
+
+    args, kwargs = map_tree(traced.args, change), map_tree(traced.kwargs, change)
+    inputs = map_tree(dict(traced.inputs), change)
+    return replace(traced, args=args, kwargs=kwargs, inputs=inputs, dtype=now)

@@ -8,43 +8,66 @@ neuron and no shape, and are seen here.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from fxplastic.identity import Field, Names
 from fxplastic.rules.base import Call, flat_tensors
+from fxplastic.rules.movement import MOVES
 from fxplastic.rules.pointwise import is_pointwise
 
-# Arguments that are sizes, by op: they follow widths, and their shapes are checked elsewhere.
-_SIZES = {
+# Numbers that follow widths, and whose effect is checked elsewhere, by the place of the argument:
+# shapes, bounds, groups. `None` stands for every number. What is not listed is part of the program.
+_SIZES: dict[str, frozenset[int] | None] = {
+    **dict.fromkeys((*MOVES, "view", "_unsafe_view", "expand", "repeat", "squeeze", "im2col")),
+    **dict.fromkeys(("zeros", "ones", "empty", "new_zeros", "new_ones", "new_empty")),
+    "constant_pad_nd": frozenset({1}),
+    "full": frozenset({0}),
+    "new_full": frozenset({1}),
     "convolution": frozenset({8}),
     "native_group_norm": frozenset({3, 4, 5, 6}),
     "native_layer_norm": frozenset({1}),
 }
-# Ops that make or move values, with the argument that is a value of its own.
-_FILLS = {
-    "full": 1,
-    "full_like": 1,
-    "new_full": 2,
-    "fill_": 1,
-    "scalar_tensor": 0,
-    "constant_pad_nd": 2,
-}
+# Functions that make tensors of numbers: on meta, no op shows which.
+_MAKERS = frozenset(
+    {torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, torch.Tensor.new_tensor}
+)
 
 
-def of_call(call: Call, *, reads: bool) -> bytes | None:
-    """A digest of the numbers and the fixed positions that go into a call."""
-    name = call.func.overloadpacket.__name__
+class Data(TorchFunctionMode):
+    """Shows the numbers that tensors are made of to `tell`."""
+
+    def __init__(self, tell: Callable[[object], None]) -> None:
+        super().__init__()
+        self.tell = tell
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in _MAKERS:
+            given = [*args, *(kwargs or {}).values()]
+            given = [g.tolist() if isinstance(g, np.ndarray) else g for g in given]
+            self.tell(repr([g for g in given if _is_plain(g)]))
+        return func(*args, **(kwargs or {}))
+
+
+def of_call(call: Call, *, reads: bool) -> bytes:
+    """A digest of the numbers and, where values are read, the fixed positions in a call."""
+    skip = _SIZES.get(call.func.overloadpacket.__name__, frozenset())
+    given = [] if skip is None else [a for i, a in enumerate(call.args) if i not in skip]
+    given += [] if skip is None else call.kwargs.values()
+    numbers = [repr(a) for a in given if _is_plain(a)]
+    tensors = list(flat_tensors((*call.args, *call.kwargs.values())))
+    numbers += [repr(t.tolist()) for t in tensors if not t.is_meta]
     if not reads:
-        return None if name not in _FILLS else _digest([repr(call.arg(_FILLS[name], "value"))])
-    skip = _SIZES.get(name, frozenset())
-    kept = [a for i, a in enumerate(call.args) if i not in skip]
-    numbers = [repr(a) for a in (*kept, *call.kwargs.values()) if _is_plain(a)]
-    operands = [call.lookup(t) for t in flat_tensors((*call.args, *call.kwargs.values()))]
+        return _digest(numbers)
+    operands = [call.lookup(t) for t in tensors]
     aligned = is_pointwise(call.func)  # only then is the same position the same place
     neural = [f for names in operands for f in names.fields if f.neural and aligned]
     return _digest([*numbers, *(of_names(names, neural) for names in operands)])

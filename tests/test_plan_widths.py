@@ -148,6 +148,37 @@ def test_a_group_whose_width_cannot_change_is_left_alone_with_the_reason() -> No
     assert any("i.weight:0 is left alone: " in n and "getitem" in n for n in plan.notes)
 
 
+@pytest.mark.parametrize("approximate", [False, True])
+def test_options_of_the_search_hold_for_the_result(approximate: bool) -> None:
+    model = prepare(
+        nn.Sequential(
+            nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 10), nn.ReLU(), nn.Linear(10, 12),
+            nn.ReLU(), nn.Linear(12, 3),
+        )
+    )  # fmt: skip
+    x = torch.randn(4, 6, dtype=torch.float64)
+    plastic = fxplastic.plasticize(model, x, freeze=["4.*"], approximate=approximate)
+    plan = fxplastic.plan_widths(plastic, 1.5)
+    module = fxplastic.rewrite(plastic, plan).module
+    assert module.options == plastic.options
+    assert {n: (g.size, g.exact) for n, g in module.groups.items()} == {
+        n: (g.size * 3 // 2, g.exact) for n, g in plastic.groups.items()
+    }
+    assert ("0.weight:0" in module.groups) == approximate
+    assert module(x).shape == (4, 3)
+    assert any("you asked for it" in record.reason for record in module.frozen)
+
+
+def test_a_group_that_verification_refuted_stays_away() -> None:
+    full = fxplastic.plasticize(network(), IMAGES)
+    record = fxplastic.FrozenAxis(NARROW[:-2], 0, "refuted", "", "", 6)
+    kept = {name: group for name, group in full.groups.items() if name != NARROW}
+    plastic = full.with_layout(full.traced, kept, (*full.frozen, record))
+    module = fxplastic.rewrite(plastic, fxplastic.plan_widths(plastic, 1.5)).module
+    assert module.groups.keys() == {WIDE}
+    assert record in module.frozen
+
+
 # --- what is foretold -------------------------------------------------------------------------
 
 
@@ -288,6 +319,22 @@ def test_gradients_and_memory_format_are_carried(plastic: fxplastic.PlasticModul
         assert float((carried[name] - parameter.grad).abs().max()) <= max(1e-9 * scale, 1e-14)
     weight: Tensor = module.get_submodule("3").weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("whose", ["plastic", "model"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_widths_change_in_another_dtype_than_traced(whose: str, dtype: torch.dtype) -> None:
+    model = network()
+    plastic = fxplastic.plasticize(model, IMAGES)
+    fxplastic.forecast(plastic, fxplastic.plan_widths(plastic, 1.5))
+    (plastic if whose == "plastic" else model).to(dtype)
+    plan = fxplastic.plan_widths(plastic, 1.5)
+    assert fxplastic.forecast(plastic, plan).macs[1] > 0
+    module = fxplastic.rewrite(plastic, plan).module
+    images, near = IMAGES.to(dtype), 1e-5 if dtype is torch.float32 else 0.1
+    assert distance([module(images).detach()], [plastic(images).detach()]) <= near
+    assert fxplastic.plasticize(module).fingerprint == plan.target
+    assert all(p.dtype == dtype for p in module.parameters())
 
 
 def test_a_model_on_meta_is_resized_without_values() -> None:

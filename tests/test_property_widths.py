@@ -171,7 +171,7 @@ def check_state(program: Program, number: int, make: Maker, seen: Counter[str]) 
     seen["with groups"] += 1
 
 
-@pytest.mark.parametrize("chunk", range(2))
+@pytest.mark.parametrize("chunk", range(CHUNKS))
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_carried_through_growth_is_the_state_recomputed(name: str, chunk: int) -> None:
     seen: Counter[str] = Counter()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.fx
@@ -65,10 +66,28 @@ def wrapped(x: Tensor) -> Tensor:
 torch.fx.wrap("wrapped")
 
 
-def hooked() -> nn.Module:
-    layer = nn.Linear(8, 8)
-    layer.register_forward_hook(lambda _, __, out: out / out.shape[-1])
-    return layer
+def hooked(change: Callable[[Tensor], Tensor]) -> Callable[[], nn.Module]:
+    """A layer whose forward hook computes with the width, out of sight of the graph."""
+
+    def make() -> nn.Module:
+        layer = nn.Linear(8, 8)
+        layer.register_forward_hook(lambda _, __, out: change(out))
+        return layer
+
+    return make
+
+
+HOOKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "number": lambda h: h / h.shape[-1],
+    "tensor": lambda h: h / torch.tensor(float(h.shape[-1]), dtype=h.dtype),
+    "as_tensor": lambda h: h / torch.as_tensor(h.shape[-1]),
+    "new_tensor": lambda h: h / h.new_tensor(float(h.shape[-1])),
+    "from_numpy": lambda h: h / torch.from_numpy(np.array(float(h.shape[-1]))),
+    "full": lambda h: h / torch.full((), float(h.shape[-1]), dtype=h.dtype),
+    "arange": lambda h: h / torch.arange(h.shape[-1]).sum(),
+    "linspace": lambda h: h * torch.linspace(0, h.shape[-1], 5, dtype=h.dtype).mean(),
+    "fill": lambda h: h * torch.empty((), dtype=h.dtype).fill_(h.shape[-1]),
+}
 
 
 def quarter(h: Tensor) -> int:
@@ -162,8 +181,8 @@ J = ("j", lambda: nn.Conv2d(8, 16, 3, padding=1))
 CASES = (
     middle("autograd_function", Divide.apply, TOKENS, refused=NUMBERS),
     middle("wrapped_function", lambda h: wrapped(h), TOKENS, refused=NUMBERS),
-    Sized("hooked_layer", lambda s, x, h: s.o(s.k(h).tanh()), TOKENS, refused=NUMBERS,
-          parts=(("k", hooked),)),
+    *(Sized(f"hook_with_{name}", lambda s, x, h: s.o(s.k(h).tanh()), TOKENS, refused=NUMBERS,
+            parts=(("k", hooked(hook)),)) for name, hook in HOOKS.items()),
     middle("rolled_pixels", lambda h: h.roll(quarter(h), 2), MAPS, BATCH, LARGE),
     middle("slice_of_pixels", lambda h: h + h[:, :, quarter(h) : quarter(h) + 1], MAPS, LARGE),
     middle("selected_pixels", lambda h: h + h.select(3, quarter(h))[..., None], MAPS, LARGE),

@@ -108,7 +108,7 @@ _Axes = Callable[[Call, int], Sequence[int] | None]
 _DIM_1: _Axes = lambda call, n: (int(call.arg(1, "dim", 0)),)  # noqa: E731
 _SECOND: _Axes = lambda call, n: (int(call.arg(2, "dim", 0)),)  # noqa: E731
 _NOWHERE: _Axes = lambda call, n: ()  # noqa: E731
-_MOVES: dict[str, _Axes] = {
+MOVES: dict[str, _Axes] = {
     "permute": _NOWHERE,
     "transpose": _NOWHERE,
     "t": _NOWHERE,
@@ -130,11 +130,11 @@ _MOVES: dict[str, _Axes] = {
 }
 
 
-@rule(*_MOVES, reads=False)
+@rule(*MOVES, reads=False)
 def move(call: Call) -> tuple[Names, ...]:
     """Run the op itself on the names; padding has no name."""
     name, shape = call.func.overloadpacket.__name__, call.args[0].shape
-    dims = _MOVES[name](call, len(shape))
+    dims = MOVES[name](call, len(shape))
     if name == "roll" and not call.arg(2, "dims"):
         dims = None
     rest = call.args[1:]
