@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxplastic.discover import Discovery, discover
 from fxplastic.errors import DiscoverError, TraceError
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options
-from fxplastic.module import PlasticModule
+from fxplastic.module import PlasticModule, traced_for
 from fxplastic.trace import as_it_is, trace
 from fxplastic.verify import Disagreement
 from fxplastic.verify import verify as check_groups
@@ -62,7 +62,7 @@ def plasticize(
     else:
         args, kwargs = _inputs(model, example_inputs)
     if isinstance(model, PlasticModule):
-        traced = model.traced_for(args, kwargs)
+        traced = traced_for(model, args, kwargs)
     else:
         traced = trace(model, args, kwargs)
     options = Options(attention, approximate, tuple(freeze))

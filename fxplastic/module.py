@@ -138,50 +138,9 @@ class PlasticModule(fx.GraphModule):
         return self._plastic.traced
 
     @property
-    def options(self) -> Options:
-        """What the groups were looked for with."""
-        return self._plastic.options
-
-    @property
     def fingerprint(self) -> str:
         """Hash of the groups, not of the weights."""
         return fingerprint(self._plastic.groups)
-
-    def with_layout(
-        self,
-        traced: Traced,
-        groups: Mapping[str, ChannelGroup],
-        frozen: tuple[FrozenAxis, ...],
-    ) -> PlasticModule:
-        """The same modules and tensors (shared) under other graphs and groups."""
-        result = copy.copy(self)
-        result._install(_build(result, traced, groups, frozen, self.options))
-        return result
-
-    def traced_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
-        """A copy of this module's graphs for other example inputs.
-
-        Raises:
-            TraceError: there are more positional inputs than the graph takes, or unknown names.
-        """
-        names = [str(n.target) for n in self.traced.graphs[False].nodes if n.op == "placeholder"]
-        unknown = [name for name in kwargs if name not in names]
-        if len(args) > len(names) or unknown:
-            raise TraceError(
-                f"the example inputs ({len(args)} by position, {list(kwargs)} by name) don't fit "
-                f"the traced forward, whose inputs are {names}"
-            )
-        meta = to_meta(tuple(args)), to_meta(dict(kwargs))
-        values = {**self.traced.inputs, **dict(zip(names, meta[0], strict=False)), **meta[1]}
-        traced = replace(
-            self.traced, args=meta[0], kwargs=meta[1], inputs=values, dtype=dtype_of(self)
-        )
-        return self.own_traced(traced)
-
-    def own_traced(self, like: Traced) -> Traced:
-        """A copy of this module's graphs, with the constants and inputs of another's."""
-        graphs = {m: from_data(to_data(g)) for m, g in self.traced.graphs.items()}
-        return replace(like, graphs=graphs)
 
     # ------------------------------------------------------------ graphs
     @property
@@ -206,11 +165,6 @@ class PlasticModule(fx.GraphModule):
     def code(self) -> str:
         """The Python text of the current mode's forward."""
         return self._plastic.codes[bool(self.training)]
-
-    @property
-    def codes(self) -> Mapping[bool, str]:
-        """The Python text of each mode's forward, by training flag."""
-        return MappingProxyType(dict(self._plastic.codes))
 
     def recompile(self) -> Any:
         """Compile both forwards again, after a graph was edited in place."""
@@ -320,3 +274,53 @@ def _mixed_flags(path: str, found: bool, training: bool) -> str:
         f".{mode[training]}() on the whole model, or train the original module, whose forward "
         "honours mixed flags: rewrites act on it in place"
     )
+
+
+# ---------------------------------------------------------------- for the rest of the pass
+# Functions, as every name that the class has is one that a model's attribute cannot have.
+def options_of(plastic: PlasticModule) -> Options:
+    """What the groups of `plastic` were looked for with."""
+    return plastic._plastic.options
+
+
+def codes_of(plastic: PlasticModule) -> dict[bool, str]:
+    """The Python text of each mode's forward, by training flag."""
+    return dict(plastic._plastic.codes)
+
+
+def with_layout(
+    plastic: PlasticModule,
+    traced: Traced,
+    groups: Mapping[str, ChannelGroup],
+    frozen: tuple[FrozenAxis, ...],
+) -> PlasticModule:
+    """The same modules and tensors (shared) under other graphs and groups."""
+    result = copy.copy(plastic)
+    result._install(_build(result, traced, groups, frozen, options_of(plastic)))
+    return result
+
+
+def own_graphs(traced: Traced, of: Traced | None = None) -> Traced:
+    """`traced` with graphs of its own: copies of its graphs, or of another's."""
+    graphs = (of or traced).graphs
+    return replace(traced, graphs={m: from_data(to_data(g)) for m, g in graphs.items()})
+
+
+def traced_for(plastic: PlasticModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
+    """Copies of a module's graphs for other example inputs.
+
+    Raises:
+        TraceError: there are more positional inputs than the graph takes, or unknown names.
+    """
+    old = plastic.traced
+    names = [str(n.target) for n in old.graphs[False].nodes if n.op == "placeholder"]
+    unknown = [name for name in kwargs if name not in names]
+    if len(args) > len(names) or unknown:
+        raise TraceError(
+            f"the example inputs ({len(args)} by position, {list(kwargs)} by name) don't fit "
+            f"the traced forward, whose inputs are {names}"
+        )
+    meta = to_meta(tuple(args)), to_meta(dict(kwargs))
+    values = {**old.inputs, **dict(zip(names, meta[0], strict=False)), **meta[1]}
+    dtype = dtype_of(plastic)
+    return own_graphs(replace(old, args=meta[0], kwargs=meta[1], inputs=values, dtype=dtype))

@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from fxplastic.discover import grouped, ledger_of
 from fxplastic.errors import DiscoverError, WidthError
 from fxplastic.fit import fit_graphs
-from fxplastic.graph_data import from_data, to_data
 from fxplastic.groups import ChannelGroup, FrozenAxis
 from fxplastic.labels import Run
 from fxplastic.leaves import Attributes, sizes_of
 from fxplastic.ledger import AtomSite, Ledger
 from fxplastic.measure import Measured, measure
-from fxplastic.module import PlasticModule
+from fxplastic.module import PlasticModule, codes_of, options_of, own_graphs, with_layout
 from fxplastic.scale import EXACT, Scale, scale_of
 from fxplastic.ties import Ties, ties_of
 from fxplastic.trace import Traced, as_it_is, dtype_of
@@ -86,7 +85,7 @@ def _state_of(plastic: PlasticModule) -> object:
         for before, after in [(layer._forward_pre_hooks, layer._forward_hooks)]
     ]
     buffers = [b for b in plastic.buffers() if b.ndim and not b.is_floating_point()]
-    return dtype_of(plastic), dict(plastic.codes), layers, [(id(b), b._version) for b in buffers]
+    return dtype_of(plastic), codes_of(plastic), layers, [(id(b), b._version) for b in buffers]
 
 
 def run_of(plastic: PlasticModule) -> Run:
@@ -131,8 +130,7 @@ def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int
     scale = scale_of(measured.ledger, measured.atoms, plastic.groups, sizes)
     shapes = _tensor_shapes(plastic, measured, scale)
     module = _skeleton(plastic, shapes)
-    graphs = {m: from_data(to_data(g)) for m, g in plastic.traced.graphs.items()}
-    traced = replace(as_it_is(module.traced, plastic), graphs=graphs)
+    traced = own_graphs(as_it_is(module.traced, plastic))
     attributes = _leaf_sizes(plastic, shapes)
     for path, found in attributes.items():
         vars(module.get_submodule(path)).update(found)
@@ -147,7 +145,7 @@ def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int
             tuple(sizes),
         ) from error
     groups, frozen = _same_groups(plastic, module, run.ledger, sizes)
-    return Resized(module.with_layout(traced, groups, frozen), attributes, shapes, run)
+    return Resized(with_layout(module, traced, groups, frozen), attributes, shapes, run)
 
 
 # ---------------------------------------------------------------- tensors
@@ -238,7 +236,7 @@ def _same_groups(
     plastic: PlasticModule, module: PlasticModule, ledger: Ledger, sizes: Mapping[str, int]
 ) -> tuple[dict[str, ChannelGroup], tuple[FrozenAxis, ...]]:
     """Groups of the new model: those of the old one, in the sizes asked for, and no others."""
-    found = grouped(module, ledger, plastic.options)
+    found = grouped(module, ledger, options_of(plastic))
     groups: dict[str, ChannelGroup] = {}
     for name, old in plastic.groups.items():
         new = found.groups.get(name)

@@ -12,7 +12,7 @@ from fxplastic.errors import WidthError
 from fxplastic.gather import Recipe, recipes
 from fxplastic.groups import Site
 from fxplastic.labels import Origin, check_labels
-from fxplastic.module import PlasticModule
+from fxplastic.module import PlasticModule, own_graphs, with_layout
 from fxplastic.plan import Plan
 from fxplastic.resize import Resized, resized, run_of, with_tensors
 
@@ -89,4 +89,5 @@ def resized_module(
     for path, sizes in found.attributes.items():
         vars(module.get_submodule(path)).update(sizes)
     layout = found.module
-    return module.with_layout(layout.own_traced(module.traced), layout.groups, layout.frozen)
+    traced = own_graphs(module.traced, layout.traced)
+    return with_layout(module, traced, layout.groups, layout.frozen)

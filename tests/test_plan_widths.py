@@ -14,6 +14,7 @@ import fxplastic
 from fxplastic import Plan, WidthError
 from fxplastic.errors import PlanError, RewriteError, ScoreError
 from fxplastic.groups import ChannelGroup
+from fxplastic.module import options_of, with_layout
 from fxplastic.resize import ties_between
 from tests.adversarial import CASES
 from tests.hand_made import bits
@@ -160,7 +161,7 @@ def test_options_of_the_search_hold_for_the_result(approximate: bool) -> None:
     plastic = fxplastic.plasticize(model, x, freeze=["4.*"], approximate=approximate)
     plan = fxplastic.plan_widths(plastic, 1.5)
     module = fxplastic.rewrite(plastic, plan).module
-    assert module.options == plastic.options
+    assert options_of(module) == options_of(plastic)
     assert {n: (g.size, g.exact) for n, g in module.groups.items()} == {
         n: (g.size * 3 // 2, g.exact) for n, g in plastic.groups.items()
     }
@@ -173,7 +174,7 @@ def test_a_group_that_verification_refuted_stays_away() -> None:
     full = fxplastic.plasticize(network(), IMAGES)
     record = fxplastic.FrozenAxis(NARROW[:-2], 0, "refuted", "", "", 6)
     kept = {name: group for name, group in full.groups.items() if name != NARROW}
-    plastic = full.with_layout(full.traced, kept, (*full.frozen, record))
+    plastic = with_layout(full, full.traced, kept, (*full.frozen, record))
     module = fxplastic.rewrite(plastic, fxplastic.plan_widths(plastic, 1.5)).module
     assert module.groups.keys() == {WIDE}
     assert record in module.frozen
