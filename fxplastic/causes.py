@@ -140,10 +140,18 @@ def frozen_axes(
     """The records of what `causes` freezes, in the order of the model's tensors."""
     counts: dict[tuple[str, int, Cause], int] = {}
     index = np.flatnonzero(real & np.isin(atoms.neuron, np.fromiter(causes, np.int64, len(causes))))
-    for atom in index.tolist():
-        site = ledger.sites[atoms.site[atom]]
-        key = (site.parameter, site.axis, causes[int(atoms.neuron[atom])])
-        counts[key] = counts.get(key, 0) + 1
+    different = {cause: number for number, cause in enumerate(dict.fromkeys(causes.values()))}
+    cause_of = np.zeros(atoms.neuron.max(initial=0) + 1, np.int64)
+    for neuron, cause in causes.items():
+        cause_of[neuron] = different[cause]
+    every = list(different)
+    both = atoms.site[index] * (len(every) + 1) + cause_of[atoms.neuron[index]]
+    keys, first, found = np.unique(both, return_index=True, return_counts=True)
+    for k in np.argsort(first).tolist():
+        number, cause_number = divmod(int(keys[k]), len(every) + 1)
+        site = ledger.sites[number]
+        key = (site.parameter, site.axis, every[cause_number])
+        counts[key] = counts.get(key, 0) + int(found[k])
     records = [
         FrozenAxis(p, axis, c.reason, c.place.node, c.place.source, n)
         for (p, axis, c), n in counts.items()

@@ -15,7 +15,7 @@ along which no field varies holds the same value all along.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -40,7 +40,7 @@ class Field:
     ids: Tensor
     carriers: Carriers = None
 
-    @property
+    @cached_property
     def array(self) -> Ids:
         """The ids as a numpy array (no copy)."""
         result: Ids = self.ids.numpy()
@@ -54,11 +54,52 @@ class Field:
     @cached_property
     def neural(self) -> bool:
         """Whether any position is an atom of a parameter."""
-        return bool((self.ids > 0).any())
+        return bool((self.array > 0).any())
+
+    @cached_property
+    def distinct(self) -> bool:
+        """Whether no two positions have the same name."""
+        ids = self.array.ravel()
+        return bool((np.diff(ids) < 0).all()) or np.unique(ids).size == ids.size
 
     def with_ids(self, ids: Tensor) -> Field:
         """The same carriers over other positions."""
-        return replace(self, ids=ids)
+        return Field(ids, self.carriers) if ids is not self.ids else self
+
+    def with_carriers(self, carriers: Carriers) -> Field:
+        """The same positions, linear in other sites; what is known of the ids is kept."""
+        if carriers == self.carriers:
+            return self
+        twin = Field(self.ids, carriers)
+        known = {k: v for k, v in self.__dict__.items() if k not in ("ids", "carriers")}
+        twin.__dict__.update(known)
+        return twin
+
+
+class AtomSet:
+    """A set of atoms that grows, as one flag per atom."""
+
+    def __init__(self) -> None:
+        self._flags = np.zeros(1024, bool)
+        self.empty = True
+
+    def add(self, ids: Ids) -> None:
+        """Take up every atom among `ids`; opaque positions and nothing are passed over."""
+        if ids.size == 0:
+            return
+        most = int(ids.max())
+        if most <= 0:
+            return
+        if most >= self._flags.size:
+            self._flags = np.concatenate([self._flags, np.zeros(most + 1, bool)])
+        self._flags[np.maximum(ids, 0)] = True
+        self._flags[0] = self.empty = False
+
+    def holds(self, ids: Ids) -> NDArray[np.bool_]:
+        """Position by position, whether an atom is in the set; false for what is no atom."""
+        inside = np.where(ids < self._flags.size, ids, 0)
+        found: NDArray[np.bool_] = self._flags[np.maximum(inside, 0)]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,11 +169,15 @@ def canonical(ids: Tensor) -> Tensor:
 
 def determines(finer: Ids, coarser: Ids) -> bool:
     """Whether `finer` tells every two positions apart that `coarser` does (broadcast together)."""
-    a, b = (x.ravel() for x in np.broadcast_arrays(finer, coarser))
-    if a.size < 2 or bool((np.diff(a) > 0).all()):
+    if finer is coarser:
         return True
-    pairs = a.astype(np.int64) << 32 | (b.astype(np.int64) & 0xFFFFFFFF)
-    return len(np.unique(pairs)) == len(np.unique(a))
+    a, b = (x.ravel() for x in np.broadcast_arrays(finer, coarser))
+    steps = np.diff(a)
+    if a.size < 2 or bool((steps > 0).all()) or bool((steps < 0).all()):
+        return True
+    order = np.argsort(a, kind="stable")
+    same = np.diff(a[order]) == 0
+    return not bool((same & (np.diff(b[order]) != 0)).any())
 
 
 MAX_OPAQUE = 8
@@ -145,7 +190,7 @@ def add_field(fields: list[Field], new: Field) -> None:
     if new.neural:
         fields.append(new)
         return
-    told_apart = {f.axes[0] for f in fields if len(f.axes) == 1 and not f.neural and _distinct(f)}
+    told_apart = {f.axes[0] for f in fields if len(f.axes) == 1 and not f.neural and f.distinct}
     if told_apart.issuperset(new.axes):
         return
     same = [f for f in fields if f.axes == new.axes and f.ids.shape == new.ids.shape]
@@ -153,11 +198,6 @@ def add_field(fields: list[Field], new: Field) -> None:
         return
     fields.append(new)
     _collapse(fields)
-
-
-def _distinct(f: Field) -> bool:
-    ids = f.array.ravel()
-    return bool((np.diff(ids) < 0).all()) or np.unique(ids).size == ids.size
 
 
 def _collapse(fields: list[Field]) -> None:

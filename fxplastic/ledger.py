@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fxplastic.identity import Carriers, Field, Ids
+from fxplastic.identity import AtomSet, Carriers, Field, Ids
 
 Hashes = NDArray[np.uint64]
 Mark = tuple[int, int, int]
@@ -105,7 +105,7 @@ class Ledger:
     freezes: list[Freeze] = field(default_factory=list)
     consumed: dict[int, Place] = field(default_factory=dict)
     produced: dict[int, Place] = field(default_factory=dict)
-    fixed: set[int] = field(default_factory=set)
+    fixed: AtomSet = field(default_factory=AtomSet)
     stale: set[str] = field(default_factory=set)
     place: Place = Place()
     op: str = ""
@@ -115,7 +115,7 @@ class Ledger:
     origin: Ids | None = None
     _next: int = 1
     _split: dict[tuple[int, int], int] = field(default_factory=dict)
-    _replaced: set[int] = field(default_factory=set)
+    _replaced: AtomSet = field(default_factory=AtomSet)
     _used: list[Ids] = field(default_factory=list)
 
     def new_site(
@@ -135,7 +135,7 @@ class Ledger:
             self._split[key] = self.new_site(
                 site.parameter, site.axis, site.length, splits, parent=number
             )
-            self._replaced.update(self.atoms(number).tolist())
+            self._replaced.add(self.atoms(number).numpy())
         return self._split[key]
 
     def in_origin(self, ids: Ids) -> Ids:
@@ -170,12 +170,22 @@ class Ledger:
         """Where the record stands now."""
         return len(self.edges), len(self.freezes), len(self._used)
 
-    def since(self, mark: Mark) -> set[int]:
-        """Atoms that were united, frozen or taken up since `mark`, or told apart by group."""
-        arrays = [ids for edge in self.edges[mark[0] :] for ids in edge]
-        arrays += [freeze.ids for freeze in self.freezes[mark[1] :]]
-        arrays += self._used[mark[2] :]
-        return self._replaced.union(int(i) for ids in arrays for i in np.unique(ids))
+    def unaccounted(self, atoms: Ids, mark: Mark) -> Ids:
+        """Those of `atoms` of which nothing was said since `mark`, and that may still move.
+
+        Said of is what was united, frozen or taken up, or is told apart by convolution group.
+        """
+        left = atoms[~(self.fixed.holds(atoms) | self._replaced.holds(atoms))]
+        if not left.size:
+            return left
+        said = AtomSet()
+        for ids in (ids for edge in self.edges[mark[0] :] for ids in edge):
+            said.add(ids)
+        for freeze in self.freezes[mark[1] :]:
+            said.add(freeze.ids)
+        for ids in self._used[mark[2] :]:
+            said.add(ids)
+        return left[~said.holds(left)]
 
     # ------------------------------------------------------------ what rules write
     def unite(self, a: Ids, b: Ids, labels: Hashes | None = None) -> None:
@@ -235,7 +245,7 @@ class Ledger:
         atoms = np.unique(ids[ids > 0])
         if atoms.size:
             if kind not in OPENABLE:
-                self.fixed.update(atoms.tolist())
+                self.fixed.add(atoms)
             self.freezes.append(Freeze(atoms.astype(np.int32), reason, kind, self.place))
 
     # ------------------------------------------------------------ conveniences on fields

@@ -18,8 +18,9 @@ from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxplastic import witness
-from fxplastic.identity import Field, Names, add_field, opaque, same_names
+from fxplastic.identity import AtomSet, Field, Names, add_field, opaque, same_names
 from fxplastic.ledger import Ledger, Mark
+from fxplastic.memo import on_meta_tensors
 from fxplastic.rules import UNREAD, Call, find, refused
 from fxplastic.rules.base import flat_tensors
 from fxplastic.rules.combine import meet, merge
@@ -46,7 +47,7 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
+        result = on_meta_tensors(func, args, kwargs)
         outs = tuple(flat_tensors([result]))
         self.ledger.op = str(func)
         call = Call(func, args, kwargs, outs, self.ledger, self.names, self.give)
@@ -96,10 +97,17 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ]
         if not gone:
             return
-        kept = [{int(i) for g in n.fields for i in np.unique(g.array)} for n in told]
-        lost = {int(i) for ids in gone for i in np.unique(ids[ids > 0])}
-        lost -= set.intersection(*kept) | self.ledger.fixed | self.ledger.since(mark)
-        self.ledger.freeze(np.array(sorted(lost), np.int32), f"{self.ledger.op} {LOST}", "unknown")
+        lost = self.ledger.unaccounted(np.concatenate([ids.ravel() for ids in gone]), mark)
+        lost = lost[lost > 0]
+        if not lost.size:
+            return
+        still = np.ones(lost.size, bool)
+        for names in told:
+            kept = AtomSet()
+            for f in names.fields:
+                kept.add(f.array)
+            still &= kept.holds(lost)
+        self.ledger.freeze(lost[~still], f"{self.ledger.op} {LOST}", "unknown")
 
     def _freeze_lone(self, tensors: Iterable[Tensor]) -> None:
         """A neuron whose name no axis carries any more takes part in what is computed here."""
@@ -161,8 +169,8 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kept: list[Field] = []
         lost: set[int] = set()
         for f in names.fields:
-            atoms = np.unique(f.array[f.array > 0]).tolist() if fixed and f.neural else []
-            if atoms and fixed.issuperset(atoms):
+            ids = f.array
+            if not fixed.empty and f.neural and bool((fixed.holds(ids) | (ids <= 0)).all()):
                 self.ledger.release(f.carriers)
                 lost.update(f.axes)
             else:

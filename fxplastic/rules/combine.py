@@ -48,7 +48,7 @@ def plain(ledger: Ledger, fields: Iterable[Field]) -> list[Field]:
     kept = []
     for f in fields:
         ledger.release(f.carriers)
-        kept.append(Field(f.ids))
+        kept.append(f.with_carriers(None))
     return kept
 
 
@@ -114,7 +114,7 @@ def merge(
     for i, f in enumerate(a):
         mates = [j for k, j in pairs if k == i]
         if not mates:
-            add_field(result, Field(f.ids, alone_a(ledger, f.carriers)))
+            add_field(result, f.with_carriers(alone_a(ledger, f.carriers)))
             continue
         kept = f
         for j in mates:
@@ -123,7 +123,7 @@ def merge(
         add_field(result, kept)
     for j, g in enumerate(b):
         if j not in taken:
-            add_field(result, Field(g.ids, alone_b(ledger, g.carriers)))
+            add_field(result, g.with_carriers(alone_b(ledger, g.carriers)))
     return tuple(result)
 
 
@@ -142,9 +142,10 @@ def _keep(ledger: Ledger, f: Field, g: Field, joint: _Joint) -> Field:
     carriers = joint(ledger, f.carriers, g.carriers)
     for fine, coarse in ((f, g), (g, f)):
         if len(coarse.axes) <= len(fine.axes) and determines(fine.array, coarse.array):
-            bare = bool(((fine.ids == 0) & (coarse.ids > 0)).any())
-            ids = torch.where(fine.ids == 0, coarse.ids, fine.ids) if bare else fine.ids
-            return Field(ids, carriers)
+            bare = bool(((fine.array == 0) & (coarse.array > 0)).any())
+            if not bare:
+                return fine.with_carriers(carriers)
+            return Field(torch.where(fine.ids == 0, coarse.ids, fine.ids), carriers)
     reason = f"{ledger.op} combines its neurons with themselves, laid out in two ways"
     ledger.freeze_fields((f, g), reason, "law")
     return Field(opaque_axis((f.ids.numel(),), 0).ids.reshape(f.ids.shape))
