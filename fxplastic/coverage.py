@@ -108,3 +108,64 @@ def frozen_reasons(frozen: Iterable[FrozenAxis]) -> tuple[tuple[str, int], ...]:
     for axis in frozen:
         counts[axis.reason] = counts.get(axis.reason, 0) + axis.positions
     return tuple(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclass(frozen=True)
+class HeldBack:
+    """What keeps slots out of every group.
+
+    Attributes:
+        slots: number of slots of the model: elements of its parameters, once for each of axes 0
+            and 1 that has more than one position.
+        shares: for each reason the share of the slots that it holds back, largest first.
+        unexplained: share of the slots that lie in no group and have no reason either.
+    """
+
+    slots: int
+    shares: tuple[tuple[str, float], ...]
+    unexplained: float
+
+
+def held_back(
+    parameters: Iterable[tuple[str, nn.Parameter]],
+    groups: Mapping[str, ChannelGroup],
+    frozen: Iterable[FrozenAxis],
+) -> HeldBack:
+    """Rank the reasons of frozen axes by the slots that they hold back (see `coverage`).
+
+    Args:
+        parameters: names and parameters, as `module.named_parameters()` gives them.
+        groups: the channel groups of the same module, exact or not.
+        frozen: its frozen axes.
+
+    >>> linear = nn.Linear(4, 6, bias=False)
+    >>> axes = [FrozenAxis("weight", 0, "output", "", "", 6), FrozenAxis("weight", 1, "in", "", "", 3)]
+    >>> held_back(linear.named_parameters(), {}, axes)
+    HeldBack(slots=48, shares=(('output', 0.5), ('in', 0.375)), unexplained=0.125)
+    """
+    reasons: dict[tuple[str, int], dict[str, int]] = {}
+    for axis in frozen:
+        here = reasons.setdefault((axis.parameter, axis.axis), {})
+        here[axis.reason] = here.get(axis.reason, 0) + axis.positions
+    covered: dict[tuple[str, int], int] = {}
+    for site in (site for group in groups.values() for site in group.sites):
+        key = site.parameter, site.axis
+        covered[key] = covered.get(key, 0) + site.positions.numel()
+    slots = unexplained = 0.0
+    held: dict[str, float] = {}
+    for name, parameter in parameters:
+        for axis in range(min(parameter.ndim, 2)):
+            length, weight = parameter.shape[axis], parameter.numel()
+            if length == 1:
+                continue
+            slots += weight
+            lost = reasons.get((name, axis), {})
+            told = sum(lost.values()) + covered.get((name, axis), 0)
+            # Where an axis is told apart by convolution group, it has more positions than its size.
+            every = max(told, length)
+            unexplained += weight * (every - told) / every
+            for reason, positions in lost.items():
+                held[reason] = held.get(reason, 0.0) + weight * positions / every
+    ranked = sorted(held.items(), key=lambda item: (-item[1], item[0]))
+    whole = max(slots, 1.0)
+    return HeldBack(int(slots), tuple((r, n / whole) for r, n in ranked), unexplained / whole)

@@ -1,0 +1,316 @@
+"""What is checked of one model, on the meta device and in float64, as one row of plain data."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from fxplastic.api import plasticize
+from fxplastic.coverage import coverage, held_back
+from fxplastic.discover import Discovery, discover, grouped
+from fxplastic.forecast import count_parameters, forecast
+from fxplastic.groups import Options
+from fxplastic.module import PlasticModule, codes_of
+from fxplastic.plan import Plan
+from fxplastic.rewrite import rewrite
+from fxplastic.trace import Traced, trace
+from fxplastic.trial import Trial, distance
+from fxplastic.verify import masked
+from fxplastic.width_planner import plan_widths
+from fxplastic.zoo.catalog import Entry, Inputs, build, family, own_inputs, smaller_inputs
+
+TOLERANCE = 1e-9
+"""Largest difference allowed, relative to the largest output, in float64."""
+GROWN, PRUNED, TURNED = 1.25, 0.7, 0.3
+MOST_PARAMETERS = 100_000_000
+REASONS = 12
+VALUE = Options("value")
+
+Row = dict[str, Any]
+Reuse = Callable[[str], Row | None]
+
+
+@dataclass
+class _Steps:
+    """Where a check stands, so that an error can say what it was about."""
+
+    name: str = "build"
+
+
+def check(entry: Entry, reuse: Reuse, most: int = MOST_PARAMETERS) -> Row:
+    """The row of one model; an exception of any kind becomes the row's error.
+
+    Args:
+        entry: the model.
+        reuse: the float64 figures of a model that is the same program, by that program's hash.
+        most: models with more parameters have no float64 check.
+    """
+    step, row = _Steps(), {"model": entry.key}
+    start = time.perf_counter()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _check(entry, reuse, most, step, row)
+    except Exception as error:  # the table has to show it, whatever it is
+        text = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        row |= {"error": text, "step": step.name}
+    gc.collect()
+    return row | {"seconds": round(time.perf_counter() - start, 1)}
+
+
+def _check(entry: Entry, reuse: Reuse, most: int, step: _Steps, row: Row) -> None:
+    model = build(entry, {}, "meta")
+    own = own_inputs(entry, model)
+    row |= {"family": family(entry, model), "parameters": count_parameters(model)}
+    row["input"] = str(own)
+    step.name = "trace"
+    args, kwargs = own.make("meta", torch.float32)
+    start = time.perf_counter()
+    traced = trace(model, args, kwargs)
+    row["trace_s"] = round(time.perf_counter() - start, 2)
+    step.name = "discover"
+    start = time.perf_counter()
+    found = discover(model, traced, VALUE)
+    row["discover_s"] = round(time.perf_counter() - start, 2)
+    row |= _found(model, found)
+    plastic = PlasticModule(model, traced, found.groups, found.frozen, VALUE)
+    del model, found
+    step.name = "rewrite on meta"
+    row["meta"] = _on_meta(plastic)
+    calls = calls_of(traced)
+    key = program(plastic)
+    del plastic
+    if row["parameters"] > most:
+        return
+    step.name = "choose an input"
+    inputs, small_key = _smallest(entry, own, calls, key)
+    row["program"] = hashlib.sha256(f"{key} {small_key}".encode()).hexdigest()[:16]
+    row["tested"] = str(inputs)
+    known = reuse(row["program"])
+    row["float64"] = known if known is not None else _float64(entry, inputs, step)
+
+
+# ---------------------------------------------------------------- what was found
+def _found(model: nn.Module, found: Discovery) -> Row:
+    """Slot coverage under each option, groups and neurons, and what holds slots back."""
+    parameters = list(model.named_parameters())
+    shares = {}
+    for name, options in {
+        "default": Options(),
+        "value": VALUE,
+        "approximate": Options("value", approximate=True),
+    }.items():
+        groups = grouped(model, found.ledger, options).groups
+        every = {n: replace(g, exact=True) for n, g in groups.items()}
+        shares[name] = round(coverage(parameters, every).share, 5)
+    held = held_back(parameters, found.groups, found.frozen)
+    return {
+        "coverage": shares,
+        "groups": len(found.groups),
+        "neurons": sum(g.size for g in found.groups.values()),
+        "slots": held.slots,
+        "frozen": [[text, round(share, 5)] for text, share in held.shares[:REASONS]],
+        "unexplained": round(held.unexplained, 6),
+    }
+
+
+def calls_of(traced: Traced) -> list[list[str]]:
+    """The calls of both graphs, without their arguments."""
+    return [[f"{n.op} {n.target}" for n in graph.nodes] for graph in traced.graphs.values()]
+
+
+def program(plastic: PlasticModule) -> str:
+    """Equal for models that are the same program up to the values of their weights."""
+    layers = [
+        (path, type(layer).__qualname__, layer.extra_repr())
+        for path, layer in plastic.named_modules()
+        if path and type(layer).__module__.startswith("torch.nn.")
+    ]
+    named = [*plastic.named_parameters(remove_duplicate=False)]
+    named += [*plastic.named_buffers(remove_duplicate=False)]
+    seen: dict[int, int] = {}
+    tensors = [
+        (name, tuple(t.shape), str(t.dtype), seen.setdefault(id(t), len(seen))) for name, t in named
+    ]
+    inputs = [tuple(t.shape) for t in tree_leaves(plastic.traced.inputs) if isinstance(t, Tensor)]
+    text = repr((codes_of(plastic), layers, tensors, inputs))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- on meta
+def _on_meta(plastic: PlasticModule) -> Row:
+    """A turnover, and a plan that grows every other group and prunes the rest, without weights."""
+    if not plastic.groups:
+        return {"groups": 0}
+    turned = rewrite(plastic, Plan.random(plastic, turnover=TURNED)).module
+    plan = plan_widths(plastic, {n: (GROWN, PRUNED)[i % 2] for i, n in enumerate(plastic.groups)})
+    row: Row = {"groups": len(plan.edits), "turned": _shapes(turned) == _shapes(plastic)}
+    del turned
+    row["fixed"] = refused(plastic, plan)
+    if plan.edits:
+        foretold = forecast(plastic, plan).parameters[1]
+        other = rewrite(plastic, plan).module
+        row["shapes"] = _shapes(other) == predicted_shapes(plastic, plan)
+        row["foretold"] = foretold == count_parameters(other)
+    return row
+
+
+def refused(plastic: PlasticModule, plan: Plan) -> Row:
+    """Groups that kept their width although a third of a block is a neuron, and why."""
+    stuck = [
+        name
+        for name, group in plastic.groups.items()
+        if group.block_size >= 4 and name not in plan.edits
+    ]
+    reasons = [note for note in plan.notes if note.split(" ", 1)[0] in stuck]
+    parameters = list(plastic.named_parameters())
+    lost = coverage(parameters, {name: plastic.groups[name] for name in stuck}).share
+    return {"groups": len(stuck), "share": round(lost, 5), "why": [r[:300] for r in reasons[:3]]}
+
+
+def _shapes(module: nn.Module) -> dict[str, list[int]]:
+    return {n: list(t.shape) for n, t in (*module.named_parameters(), *module.named_buffers())}
+
+
+def predicted_shapes(plastic: PlasticModule, plan: Plan) -> dict[str, list[int]]:
+    """What every axis has after `plan`, counted by the sites' positions alone."""
+    wanted = _shapes(plastic)
+    for name, edit in plan.edits.items():
+        for site in plastic.groups[name].sites:
+            more = len(edit.take) // edit.blocks - edit.size // edit.blocks
+            blocks = 1 if site.rows is not None else edit.blocks  # there, a block lies on each row
+            wanted[site.parameter][site.axis] += more * blocks * site.positions.shape[1]
+    return wanted
+
+
+# ---------------------------------------------------------------- in float64
+def _smallest(entry: Entry, own: Inputs, calls: list[list[str]], key: str) -> tuple[Inputs, str]:
+    """The smallest input at which the model makes the same calls as at its own, and its program."""
+    for inputs in smaller_inputs(entry, own):
+        try:
+            model = build(entry, inputs.options, "meta")
+            args, _ = inputs.make("meta", torch.float32)
+            with torch.no_grad():
+                model.eval()(*args)
+            traced = trace(model, args)
+        except Exception:  # whatever the model says to a size that it cannot take
+            continue
+        if calls_of(traced) == calls:
+            return inputs, program(PlasticModule(model, traced, {}, ()))
+    return own, key
+
+
+def _float64(entry: Entry, inputs: Inputs, step: _Steps) -> Row:
+    """Turnover in place, growth and pruning, in both modes, on a copy with random weights."""
+    step.name = "float64: discover"
+    torch.manual_seed(0)
+    start = time.perf_counter()
+    model = build(entry, inputs.options, "cpu").double()
+    args, kwargs = inputs.make("cpu", torch.float64)
+    plastic = plasticize(model, kwargs or args, attention="value")
+    trial = Trial.of(plastic, args, kwargs, seed=0)
+    row: Row = {"groups": len(plastic.groups)}
+    here = _Runs(trial, model, trial.modes())
+    step.name = "float64: trace"
+    row["traced"] = here.traced_error(plastic)
+    del model, here.model, plastic
+    if trial.module.groups:
+        step.name = "float64: turnover"
+        row |= _turnover(here)
+        step.name = "float64: growth"
+        row |= _growth(here)
+        step.name = "float64: pruning"
+        row |= _pruning(here)
+    row["modes"] = ["train" if mode else "eval" for mode in here.modes]
+    row["seconds"] = round(time.perf_counter() - start, 1)
+    return row
+
+
+class _Runs:
+    """Outputs of one trial's module in every mode, and distances from them."""
+
+    def __init__(self, trial: Trial, model: nn.Module, modes: tuple[bool, ...]) -> None:
+        self.trial, self.model, self.modes = trial, model, modes
+        self.whole = self.of(trial.module)
+
+    def of(self, module: nn.Module) -> dict[bool, list[Tensor]]:
+        return {mode: self.trial.outputs(module, mode) for mode in self.modes}
+
+    def error(self, module: nn.Module, reference: Mapping[bool, list[Tensor]]) -> float:
+        found = self.of(module)
+        return max(distance(found[mode], reference[mode]) for mode in self.modes)
+
+    def traced_error(self, plastic: PlasticModule) -> float:
+        """Distance of the traced module from the model itself, with the model's own weights."""
+        return self.error(plastic, self.of(self.model))
+
+
+def _turnover(here: _Runs) -> Row:
+    module, row = here.trial.module, {}
+    plan = Plan.random(module, turnover=TURNED)
+    reference = here.of(masked(module, module.groups, plan))
+    row["turnover_effect"] = max(distance(reference[m], here.whole[m]) for m in here.modes)
+    for shares in ("uneven", "signed"):
+        plan = Plan.random(module, turnover=TURNED, shares=shares)
+        turned = rewrite(module, plan).module  # a copy, turned over in place
+        row[f"turnover_{shares}"] = here.error(turned, reference)
+    return row
+
+
+def _growth(here: _Runs) -> Row:
+    plan = plan_widths(here.trial.module, GROWN, shares="signed")
+    row: Row = {"grown": len(plan.edits)}
+    if plan.edits:
+        wider = rewrite(here.trial.module, plan).module
+        row["growth"] = here.error(wider, here.whole)
+        row["growth_shapes"] = _shapes(wider) == predicted_shapes(here.trial.module, plan)
+    return row
+
+
+def _pruning(here: _Runs) -> Row:
+    module = here.trial.module
+    plan = plan_widths(module, PRUNED)
+    row: Row = {"pruned": len(plan.edits)}
+    if plan.edits:
+        reference = here.of(masked(module, module.groups, plan))
+        row["pruning_effect"] = max(distance(reference[m], here.whole[m]) for m in here.modes)
+        narrow = rewrite(module, plan).module
+        row["pruning"] = here.error(narrow, reference)
+        row["pruning_shapes"] = _shapes(narrow) == predicted_shapes(module, plan)
+    return row
+
+
+ERRORS = ("traced", "turnover_uneven", "turnover_signed", "growth", "pruning")
+EFFECTS = ("turnover_effect", "pruning_effect")
+
+
+def problems(row: Row) -> list[str]:
+    """What in a row is not as it should be; empty for a model that passes."""
+    if "error" in row:
+        return [f"{row['step']}: {row['error']}"]
+    found = [
+        f"meta: {what}"
+        for what in ("turned", "shapes", "foretold")
+        if not row["meta"].get(what, True)
+    ]
+    if row["unexplained"] > 0:
+        found.append(f"{row['unexplained']:.2%} of the slots are frozen without a reason")
+    checks = row.get("float64", {})
+    for what in ERRORS:
+        error = checks.get(what, 0.0)
+        if not error <= TOLERANCE:
+            found.append(f"float64: {what} is off by {error:.1e}")
+    found += [f"float64: {what}" for what in checks if checks[what] is False]
+    for what in EFFECTS:
+        if not checks.get(what, 1.0) > 1e3 * TOLERANCE:
+            found.append(f"float64: {what} is {checks[what]:.1e}: the check sees nothing")
+    return found

@@ -1,0 +1,95 @@
+"""Going through the zoo: worker processes, a progress bar, rows stored as they come."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from fxplastic.errors import FxPlasticError
+from fxplastic.zoo import rows
+from fxplastic.zoo.catalog import Entry
+from fxplastic.zoo.check import Row, check, problems
+
+MODELS_PER_PROCESS = 12  # then its memory goes back
+
+
+def shard(entries: Sequence[Entry], part: str) -> list[Entry]:
+    """Every n-th entry, from the i-th on, for ``part = "i/n"`` with i from 1 to n.
+
+    Raises:
+        FxPlasticError: `part` is nothing of the kind.
+
+    >>> [e.name for e in shard([Entry("timm", name) for name in "abcde"], "2/3")]
+    ['b', 'e']
+    """
+    first, _, count = part.partition("/")
+    if not (first.isdigit() and count.isdigit() and 1 <= int(first) <= int(count)):
+        raise FxPlasticError(f"shard {part!r}; give i/n with i from 1 to n, as in 1/4")
+    return list(entries[int(first) - 1 :: int(count)])
+
+
+def go_through(
+    entries: Sequence[Entry], folder: Path, most: int, *, again: bool = False
+) -> dict[str, Row]:
+    """Check every entry that has no good row yet, each in a process that is given up now and then.
+
+    A process that dies (out of memory, say) costs its own model only, whose row says so.
+
+    Args:
+        entries: the models.
+        folder: where rows are read and stored.
+        most: models with more parameters have no float64 check.
+        again: check models that have a good row, too.
+
+    Returns:
+        All rows in the folder.
+    """
+    done = rows.load(folder)
+    todo = [e for e in entries if again or e.key not in done or problems(done[e.key])]
+    origin = rows.origin()
+    with tqdm(total=len(todo), desc="zoo", unit="model", disable=not todo) as bar:
+        for entry, row in _checked(todo, folder, most):
+            rows.append(folder, row | origin)
+            bar.update()
+            bar.set_postfix_str(entry.key)
+            for problem in problems(row):
+                bar.write(f"{entry.key}: {problem}")
+    found = rows.load(folder)
+    return found
+
+
+def _checked(todo: Sequence[Entry], folder: Path, most: int) -> Iterator[tuple[Entry, Row]]:
+    context = multiprocessing.get_context("spawn")
+    for start in range(0, len(todo), MODELS_PER_PROCESS):
+        batch = list(todo[start : start + MODELS_PER_PROCESS])
+        while batch:
+            with ProcessPoolExecutor(1, mp_context=context, initializer=_start) as pool:
+                try:
+                    while batch:
+                        yield batch[0], pool.submit(_one, batch[0], folder, most).result()
+                        del batch[0]
+                except BrokenProcessPool:
+                    row = {"model": batch[0].key, "step": "process", "error": "it was killed"}
+                    yield batch[0], row
+                    del batch[0]
+
+
+def _start() -> None:
+    torch.set_num_threads(1)
+
+
+def _one(entry: Entry, folder: Path, most: int) -> Row:
+    def reuse(program: str) -> Row | None:
+        for row in rows.load(folder).values():
+            checks = row.get("float64", {})
+            if row.get("program") == program and "same_as" not in checks and not problems(row):
+                return {**checks, "same_as": row["model"]}
+        return None
+
+    return check(entry, reuse, most)
