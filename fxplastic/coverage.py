@@ -139,14 +139,15 @@ def held_back(
         frozen: its frozen axes.
 
     >>> linear = nn.Linear(4, 6, bias=False)
-    >>> axes = [FrozenAxis("weight", 0, "output", "", "", 6), FrozenAxis("weight", 1, "in", "", "", 3)]
-    >>> held_back(linear.named_parameters(), {}, axes)
+    >>> first = FrozenAxis("weight", 0, "output", "", "", 6)
+    >>> second = FrozenAxis("weight", 1, "in", "", "", 3)
+    >>> held_back(linear.named_parameters(), {}, [first, second])
     HeldBack(slots=48, shares=(('output', 0.5), ('in', 0.375)), unexplained=0.125)
     """
     reasons: dict[tuple[str, int], dict[str, int]] = {}
-    for axis in frozen:
-        here = reasons.setdefault((axis.parameter, axis.axis), {})
-        here[axis.reason] = here.get(axis.reason, 0) + axis.positions
+    for record in frozen:
+        here = reasons.setdefault((record.parameter, record.axis), {})
+        here[record.reason] = here.get(record.reason, 0) + record.positions
     covered: dict[tuple[str, int], int] = {}
     for site in (site for group in groups.values() for site in group.sites):
         key = site.parameter, site.axis

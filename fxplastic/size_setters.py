@@ -26,14 +26,22 @@ def _shape(fit: Fit, first: int, name: str, target: Sequence[int], first_axis: i
     if isinstance(one, list | tuple):
         fit.set(first, name, type(one)(_sizes(fit, one, target, first_axis)))
     elif isinstance(one, fx.Node) and isinstance(fit.value(one), tuple | list):
-        parts = [
-            fit.numbers.make("call_function", operator.getitem, (one, axis))
-            for axis in range(len(fit.value(one)))
-        ]
+        parts = [_part(fit, one, axis) for axis in range(len(fit.value(one)))]
         fit.set(first, name, tuple(_sizes(fit, parts, target, first_axis)))
     elif given:
         rest = fit.node.args[first + len(given) :]
         fit.node.args = (*fit.node.args[:first], *_sizes(fit, given, target, first_axis), *rest)
+
+
+def _part(fit: Fit, sizes: Any, axis: int) -> Any:
+    """One of several sizes; of tuples that are added (``shape[:-1] + (n,)``), the number itself."""
+    if not isinstance(sizes, fx.Node):
+        return sizes[axis]
+    if sizes.target is operator.add and len(sizes.args) == 2:
+        first, second = sizes.args
+        length = len(fit.value(first))
+        return _part(fit, first, axis) if axis < length else _part(fit, second, axis - length)
+    return fit.numbers.make("call_function", operator.getitem, (sizes, axis))
 
 
 def _sizes(fit: Fit, given: Sequence[Any], target: Sequence[int], first_axis: int = 0) -> list[Any]:

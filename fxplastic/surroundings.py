@@ -38,18 +38,20 @@ class Constants:
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether `module` stays one call in the graph.
+    """Whether `module` stays one call in the graph for what it is.
 
-    So do the modules of `torch.nn` (containers aside), scripted ones, and those with hooks, which
-    would not fire if their module were opened.
+    So do the modules of `torch.nn` (containers aside) and scripted ones.
     """
     kind = type(module)
     if parametrize.is_parametrized(module):
         kind = kind.__mro__[1]
     if isinstance(module, torch.jit.ScriptModule):
         return True
-    if f"{kind.__module__}.".startswith("torch.nn.") and not isinstance(module, _CONTAINERS):
-        return True
+    return f"{kind.__module__}.".startswith("torch.nn.") and not isinstance(module, _CONTAINERS)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether `module` has hooks, which would not fire if it were opened."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks

@@ -26,6 +26,7 @@ from fxplastic.proxy import ValueProxy
 from fxplastic.surroundings import (
     Constants,
     explain,
+    hooked,
     is_leaf,
     refuse_state,
     tensor_names,
@@ -49,6 +50,7 @@ class ValueTracer(Answers):
         self._caches: set[str] = set()
         self._alive: list[weakref.ref[ValueProxy]] = []
         self._paths: dict[nn.Module, str] = {}
+        self._hooked: set[nn.Module] = set()  # hooks that forward itself adds are traced with it
 
     # ------------------------------------------------------------ the whole run
     def run(self, model: nn.Module) -> fx.Graph:
@@ -58,6 +60,7 @@ class ValueTracer(Answers):
             TraceError: naming the source line where the model's code failed.
         """
         self._paths = {m: n for n, m in model.named_modules()}
+        self._hooked = {m for m in self._paths if hooked(m)}
         self._names = tensor_names(model)
         self._registered = {n for n, _ in (*model.named_parameters(), *model.named_buffers())}
         try:
@@ -151,7 +154,7 @@ class ValueTracer(Answers):
         for path, module in self.root.named_modules():
             if closed and path.startswith(closed):
                 continue
-            if path and is_leaf(module):
+            if path and (is_leaf(module) or module in self._hooked):
                 closed = f"{path}."
                 continue
             for name, value in plain_attributes(module):
@@ -240,7 +243,7 @@ class ValueTracer(Answers):
                     "in an nn.ModuleList"
                 )
             return forward(*args, **kwargs)
-        if is_leaf(m):
+        if is_leaf(m) or m in self._hooked:
             return self.record("call_module", path, args, kwargs)
         return forward(*args, **kwargs)
 
@@ -256,10 +259,11 @@ class ValueTracer(Answers):
         name = self._names.get(id(tensor))
         if name is None:
             original = self.twins.originals.get(id(tensor), tensor)
-            if original.is_meta and self.device.type != "meta":
+            if original.is_meta and (self.device.type != "meta" or original is tensor):
                 raise TraceError(
-                    f"{location()}: a tensor was computed from a parameter in "
-                    "a way that tracing did not see; read parameters as attributes (self.weight)"
+                    f"{location()}: a tensor was computed from a parameter in a way that tracing "
+                    "did not see; read parameters as attributes (self.weight), and take hooks that "
+                    "keep what a module returns off the model"
                 )
             name = self.constants.name(original, self.root)
         if name not in self._attributes:

@@ -78,7 +78,8 @@ class Trial:
 
     def outputs(self, module: nn.Module, training: bool) -> list[Tensor]:
         """Floating tensors that a copy of `module` returns, always from the same random state."""
-        runner = copy.deepcopy(module).train(training)
+        shared = {id(p): p for p in module.parameters()}  # no forward writes to parameters
+        runner = copy.deepcopy(module, dict(shared)).train(training)
         try:
             with torch.no_grad(), _float64(), _seeded(self.seed), _NoDropout():
                 output = runner(*self.args, **self.kwargs)

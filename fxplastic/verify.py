@@ -100,7 +100,11 @@ def masked(model: nn.Module, groups: Mapping[str, ChannelGroup], plan: Plan) -> 
     Returns:
         A deep copy of `model`, on the same device and with the same dtypes.
     """
-    result = copy.deepcopy(model)
+    touched = {site.parameter for name in plan.edits for site in groups[name].consumers}
+    named = model.named_parameters(remove_duplicate=False)
+    written = {id(p) for n, p in named if n in touched}
+    shared: dict[int, Any] = {id(p): p for p in model.parameters() if id(p) not in written}
+    result = copy.deepcopy(model, shared)
     tensors = {
         **dict(result.named_parameters(remove_duplicate=False)),
         **dict(result.named_buffers(remove_duplicate=False)),

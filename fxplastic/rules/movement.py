@@ -65,7 +65,8 @@ def view(call: Call) -> tuple[Names, ...]:
     if not isinstance(call.args[1], list | tuple):
         return refused(call)
     old, new = tuple(call.args[0].shape), tuple(call.out.shape)
-    return moved(call, lambda ids: reshape_ids(ids, old, new))
+    # Known values may lie in memory in another way than the tensor does (a clone keeps theirs).
+    return moved(call, lambda ids: reshape_ids(ids, old, new), lambda values: values.reshape(new))
 
 
 def reshape_ids(ids: Tensor, old: Sequence[int], new: Sequence[int]) -> Tensor:

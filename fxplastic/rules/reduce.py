@@ -16,6 +16,7 @@ _REDUCTIONS = {
     "kthvalue": 2,
 }  # fmt: skip
 _DEFAULT_DIM = {"mode": -1, "kthvalue": -1}
+_AVERAGES = frozenset({"mean", "var", "std", "var_mean", "std_mean"})
 
 
 def _keeps_dim(call: Call) -> bool:
@@ -34,17 +35,19 @@ def reduction(call: Call) -> tuple[Names, ...]:
     """Positions along `dim` become one.
 
     A sum over a value that is linear in a parameter along the axis is a contraction with that
-    parameter; every other reduction over neurons is refused, as copies would count twice.
+    parameter; every other reduction over neurons is refused, as copies would count twice. An
+    average of activations is what a norm written out takes: approximate groups may be asked for.
     """
     x, ndim = call.names(0), call.args[0].ndim
     name = call.func.overloadpacket.__name__
     dims = call.dims(_dim_argument(call, _REDUCTIONS[name]), ndim)
     reason = f"{call.ledger.op} reduces over it: copies would count twice"
+    kind = "approximate" if name in _AVERAGES and x.data else "law"
     fields = list(x.fields)
     rounds = not (call.out.is_floating_point() or call.out.is_complex())
     if name == "sum" and not rounds:
         fields = _summed_out(call, fields, dims)
-    kept = across(call, Names(tuple(fields), x.data), dims, reason=reason)
+    kept = across(call, Names(tuple(fields), x.data), dims, reason=reason, kind=kind)
     result: list[Field] = []
     for f in kept:
         ids = f.ids

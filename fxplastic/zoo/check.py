@@ -135,8 +135,8 @@ def program(plastic: PlasticModule) -> str:
         for path, layer in plastic.named_modules()
         if path and type(layer).__module__.startswith("torch.nn.")
     ]
-    named = [*plastic.named_parameters(remove_duplicate=False)]
-    named += [*plastic.named_buffers(remove_duplicate=False)]
+    named: list[tuple[str, Tensor]] = [*plastic.named_parameters(remove_duplicate=False)]
+    named += plastic.named_buffers(remove_duplicate=False)
     seen: dict[int, int] = {}
     tensors = [
         (name, tuple(t.shape), str(t.dtype), seen.setdefault(id(t), len(seen))) for name, t in named
@@ -178,7 +178,8 @@ def refused(plastic: PlasticModule, plan: Plan) -> Row:
 
 
 def _shapes(module: nn.Module) -> dict[str, list[int]]:
-    return {n: list(t.shape) for n, t in (*module.named_parameters(), *module.named_buffers())}
+    tensors: dict[str, Tensor] = dict(module.named_parameters()) | dict(module.named_buffers())
+    return {name: list(tensor.shape) for name, tensor in tensors.items()}
 
 
 def predicted_shapes(plastic: PlasticModule, plan: Plan) -> dict[str, list[int]]:

@@ -60,8 +60,7 @@ def go_through(
             bar.set_postfix_str(entry.key)
             for problem in problems(row):
                 bar.write(f"{entry.key}: {problem}")
-    found = rows.load(folder)
-    return found
+    return rows.load(folder)
 
 
 def _checked(todo: Sequence[Entry], folder: Path, most: int) -> Iterator[tuple[Entry, Row]]:
