@@ -171,7 +171,8 @@ def _remarks(
             notes.append(f"{name} cannot have a multiple of {wish.step} in each block")
         elif abs(got - wish.target) >= max(1.0, wish.step):
             others = group.coupled[:3]
-            why = f"it is tied to {', '.join(others)}" if others else "at least two stay"
+            alone = "at least two stay" if got <= 2 else "it shares an axis with what cannot change"
+            why = f"it is tied to {', '.join(others)}" if others else alone
             why += f" and {len(group.coupled) - 3} more" if len(group.coupled) > 3 else ""
             notes.append(f"{name} has {got} in each block, not {wish.target:g}: {why}")
     return notes

@@ -33,13 +33,17 @@ def contract(call: Call, a: Names, b: Names, equation: str) -> Names:
     """Names of ``einsum(equation, a, b)``; every letter stands for one axis.
 
     Denies: a neuron that is contracted with anything but a consumer; with two operands that both
-    depend on the input, every neuron of either (attention).
+    depend on the input, every neuron of either (attention), and what names whole heads beside the
+    channels in them.
     """
     left, out = equation.split("->")
     la, lb = left.split(",")
     joint = "".join(dict.fromkeys(la + lb))
     fa = [_layout(f, la, joint) for f in a.fields]
     fb = [_layout(f, lb, joint) for f in b.fields]
+    if a.data and b.data:
+        batch = {joint.index(x) for x in joint if x in la and x in lb and x in out}
+        fa, fb = _heads_apart(call, fa, fb, batch), _heads_apart(call, fb, fa, batch)
     pairs = meet(call.ledger, fa, fb)
     summed = {i for i, x in enumerate(joint) if x not in out}
     gone = [f for f in (*fa, *fb) if summed.intersection(f.axes)]
@@ -62,6 +66,29 @@ def contract(call: Call, a: Names, b: Names, equation: str) -> Names:
     return Names(_after(fields, gone, [joint.index(x) for x in out]), a.data or b.data)
 
 
+def _heads_apart(
+    call: Call, fields: Sequence[Field], others: Sequence[Field], batch: set[int]
+) -> list[Field]:
+    """Neurons on batch axes alone stay where the other side's neurons lie on further axes, too.
+
+    Such is a bias per attention head that meets the head's value channels: as one neuron with all
+    of them it would be the head, which nothing could replace; as a fixed name it tells heads apart.
+    """
+    kept: list[Field] = []
+    wider = [set(g.axes) for g in others if g.neural]
+    for f in fields:
+        axes = set(f.axes)
+        if not (f.neural and axes <= batch and any(axes < other for other in wider)):
+            add_field(kept, f)
+            continue
+        call.ledger.release(f.carriers)
+        reason = f"{call.ledger.op} uses it as one value for a whole attention head"
+        call.ledger.freeze(f.array, reason, "law")
+        for g in opaque_classes(f.array, f.axes):
+            add_field(kept, g)
+    return kept
+
+
 def _lines_stay_apart(call: Call, f: Field, summed: set[int]) -> None:
     """What is summed up along one axis stays in its place along the others: nothing moves there."""
     outside = set(f.axes) - summed
@@ -77,7 +104,7 @@ def _take_up(
     cb = [f for f in fb if summed.intersection(f.axes)]
     for mine, others in ((ca, cb), (cb, ca)):
         for f in mine:
-            _needs_partner(call, f, others)
+            _needs_partner(call, f, others, attention=attention)
     na, nb = ([f for f in c if f.neural] for c in (ca, cb))
     if not na or not nb:
         return
@@ -95,7 +122,7 @@ def _take_up(
     call.ledger.freeze_fields([*na, *nb], f"{call.ledger.op} contracts {what} over it", "law")
 
 
-def _needs_partner(call: Call, f: Field, others: Sequence[Field]) -> None:
+def _needs_partner(call: Call, f: Field, others: Sequence[Field], *, attention: bool) -> None:
     """Atoms of `f` that nothing named meets on the other side are frozen."""
     if not f.neural:
         return
@@ -103,8 +130,12 @@ def _needs_partner(call: Call, f: Field, others: Sequence[Field]) -> None:
     for g in others:
         met = met | (g.array > 0)
     ids, met = np.broadcast_arrays(f.array, met)
-    reason = f"{call.ledger.op} sums over it against an axis without neurons (an input, a constant)"
-    call.ledger.freeze(ids[~met], reason, "law")
+    what = (
+        "contracts two activations (attention) over it"
+        if attention
+        else "sums over it against an axis without neurons (an input, a constant)"
+    )
+    call.ledger.freeze(ids[~met], f"{call.ledger.op} {what}", "law")
 
 
 def _after(fields: Sequence[Field], gone: Sequence[Field], order: list[int]) -> tuple[Field, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from fxplastic.identity import Field, Names, add_field, opaque
 from fxplastic.rules.base import Call, across, rule
 from fxplastic.rules.combine import note_use, plain
+from fxplastic.rules.norm import AVERAGES
 
 # op -> position of its dim argument
 _REDUCTIONS = {
@@ -16,7 +17,7 @@ _REDUCTIONS = {
     "kthvalue": 2,
 }  # fmt: skip
 _DEFAULT_DIM = {"mode": -1, "kthvalue": -1}
-_AVERAGES = frozenset({"mean", "var", "std", "var_mean", "std_mean"})
+_MEANS = frozenset({"mean", "var", "std", "var_mean", "std_mean"})
 
 
 def _keeps_dim(call: Call) -> bool:
@@ -41,8 +42,9 @@ def reduction(call: Call) -> tuple[Names, ...]:
     x, ndim = call.names(0), call.args[0].ndim
     name = call.func.overloadpacket.__name__
     dims = call.dims(_dim_argument(call, _REDUCTIONS[name]), ndim)
-    reason = f"{call.ledger.op} reduces over it: copies would count twice"
-    kind = "approximate" if name in _AVERAGES and x.data else "law"
+    kind = "approximate" if name in _MEANS and x.data else "law"
+    what = AVERAGES if kind == "approximate" else "reduces over it: copies would count twice"
+    reason = f"{call.ledger.op} {what}"
     fields = list(x.fields)
     rounds = not (call.out.is_floating_point() or call.out.is_complex())
     if name == "sum" and not rounds:

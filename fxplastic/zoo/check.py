@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from fxplastic.api import plasticize
@@ -19,6 +19,7 @@ from fxplastic.coverage import coverage, held_back
 from fxplastic.discover import Discovery, discover, grouped
 from fxplastic.forecast import count_parameters, forecast
 from fxplastic.groups import Options
+from fxplastic.guards import CHECKS
 from fxplastic.module import PlasticModule, codes_of
 from fxplastic.plan import Plan
 from fxplastic.rewrite import rewrite
@@ -124,8 +125,16 @@ def _found(model: nn.Module, found: Discovery) -> Row:
 
 
 def calls_of(traced: Traced) -> list[list[str]]:
-    """The calls of both graphs, without their arguments."""
-    return [[f"{n.op} {n.target}" for n in graph.nodes] for graph in traced.graphs.values()]
+    """The calls of both graphs on tensors, without arguments, guards and arithmetic on sizes."""
+    return [
+        [f"{n.op} {n.target}" for n in graph.nodes if not _about_sizes(n)]
+        for graph in traced.graphs.values()
+    ]
+
+
+def _about_sizes(node: fx.Node) -> bool:
+    plain = getattr(node.target, "__module__", "") in ("_operator", "builtins", "math")
+    return node.target in CHECKS or (node.op == "call_function" and plain)
 
 
 def program(plastic: PlasticModule) -> str:
@@ -200,8 +209,6 @@ def _smallest(entry: Entry, own: Inputs, calls: list[list[str]], key: str) -> tu
         try:
             model = build(entry, inputs.options, "meta")
             args, _ = inputs.make("meta", torch.float32)
-            with torch.no_grad():
-                model.eval()(*args)
             traced = trace(model, args)
         except Exception:  # whatever the model says to a size that it cannot take
             continue
