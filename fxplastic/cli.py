@@ -52,7 +52,8 @@ def _zoo(options: argparse.Namespace) -> int:
     found = go_through(chosen, options.rows, int(options.most), again=options.again)
     if options.shard == "1/1":  # other shards may be adding rows
         rows.tidy(options.rows, found.values())
-        options.table.write_text(table.render(found), encoding="utf-8")
+        names = [entry.key for entry in catalog.entries()]
+        options.table.write_text(table.render(found, names), encoding="utf-8")
     mine = [found[entry.key] for entry in chosen if entry.key in found]
     bad = [row["model"] for row in mine if problems(row)]
     print(f"{len(mine)} models, {len(bad)} with problems: {', '.join(bad) or 'none'}")

@@ -197,6 +197,8 @@ def discover(
     model: nn.Module,
     traced: Traced,
     options: Options = Options(),  # noqa: B008, a frozen value
+    *,
+    witness: bool = False,
 ) -> Discovery:
     """Find the channel groups of `model`.
 
@@ -204,6 +206,7 @@ def discover(
         model: the module that was traced; it is left as it was.
         traced: its graphs.
         options: what to open and what to leave alone.
+        witness: keep what each op worked on besides neurons, as a change of widths needs it.
 
     Raises:
         DiscoverError: a node cannot run on meta tensors.
@@ -216,7 +219,8 @@ def discover(
                 f.array for f in mode.names(tensor).fields if len(f.axes) > 1 and f.neural
             )
 
-    found = grouped(model, ledger_of(model, traced, watch=watch), options)
+    ledger = ledger_of(model, traced, witness=witness, watch=watch)
+    found = grouped(model, ledger, options)
     return replace(found, groups=_coupled(found, layouts))
 
 

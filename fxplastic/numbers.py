@@ -127,14 +127,14 @@ class Numbers:
             raise WidthError(
                 f"axis {axis} of {tensor.name!r} holds neurons that change by different factors, "
                 "each of them several times: sizes along it cannot follow",
-                self.scale.changing,
+                self._blamed(tensor, axis),
             )
         if self._single:
             raise WidthError(
                 f"neurons that change by different factors lie on axis {axis} of {tensor.name!r}, "
                 "and whether they do so once for each sample cannot be told from example inputs "
                 "with an axis of size 1; give a batch of two, and more than one pixel or token",
-                self.scale.changing,
+                self._blamed(tensor, axis),
             )
         return self.make("call_function", operator.add, (number, new - old))
 
@@ -167,13 +167,20 @@ class Numbers:
 
     # ------------------------------------------------------------ axes
     def repeats(self, tensor: fx.Node, axis: int) -> bool:
-        """Whether some neuron lies on an axis more than once."""
+        """Whether some neuron that changes lies on an axis more than once."""
         for line in self._lines(tensor, axis):
-            neurons = self.scale.neuron[np.maximum(line, 0)]
-            named = neurons[line > 0]
-            if np.unique(named).size < named.size:
+            at = np.maximum(line, 0)
+            changed = self.scale.neuron[at][(line > 0) & (self.scale.weight[at] != 1.0)]
+            if np.unique(changed).size < changed.size:
                 return True
         return False
+
+    def _blamed(self, tensor: fx.Node, axis: int) -> tuple[str, ...]:
+        """The groups that change on an axis."""
+        lines = [line[self.scale.weight[np.maximum(line, 0)] != 1.0] for line in
+                 self._lines(tensor, axis)]  # fmt: skip
+        names = [name for line in lines for name in self.scale.groups_in(line)]
+        return tuple(dict.fromkeys(names)) or self.scale.changing
 
     def even(self, tensor: fx.Node, axis: int) -> bool:
         """Whether a whole axis changes by one factor."""

@@ -121,6 +121,8 @@ def explain(error: Exception, training: bool) -> str:
     advice = ""
     if "Expected more than 1 value per channel" in str(error):
         advice = "; pass example inputs with a batch of at least 2"
+    elif "numpy" in str(error):
+        advice = " Keep the computation in torch, or take this part out of the model"
     where = raised_at(error) or "outside the model's own code"
     mode = "training" if training else "eval"
     return f"{where}, in {mode} mode: {type(error).__name__}: {error}{advice}"

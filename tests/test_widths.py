@@ -43,6 +43,7 @@ REFUSED = {
     "transformer_encoder_layer": "unflatten",
     # Value channels whose head count is tied to a frozen one, or made by repetition.
     "attention_with_fused_qkv": "do not fill its axes evenly",
+    "attention_in_windows_with_biases": "do not fill its axes evenly",
     "grouped_queries_by_expand": TWO_ACTIVATIONS,
     "grouped_queries_by_repeat_interleave": TWO_ACTIVATIONS,
     # Constants and inputs as wide as the neurons.

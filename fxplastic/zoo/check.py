@@ -14,14 +14,15 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from fxplastic.api import plasticize
 from fxplastic.coverage import coverage, held_back
 from fxplastic.discover import Discovery, discover, grouped
 from fxplastic.forecast import count_parameters, forecast
 from fxplastic.groups import Options
 from fxplastic.guards import CHECKS
+from fxplastic.labels import Run
 from fxplastic.module import PlasticModule, codes_of
 from fxplastic.plan import Plan
+from fxplastic.resize import remember_run
 from fxplastic.rewrite import rewrite
 from fxplastic.trace import Traced, trace
 from fxplastic.trial import Trial, distance
@@ -80,12 +81,14 @@ def _check(entry: Entry, reuse: Reuse, most: int, step: _Steps, row: Row) -> Non
     row["trace_s"] = round(time.perf_counter() - start, 2)
     step.name = "discover"
     start = time.perf_counter()
-    found = discover(model, traced, VALUE)
+    found = discover(model, traced, VALUE, witness=True)
     row["discover_s"] = round(time.perf_counter() - start, 2)
     row |= _found(model, found)
     plastic = PlasticModule(model, traced, found.groups, found.frozen, VALUE)
-    del model, found
     step.name = "rewrite on meta"
+    if plastic.groups:
+        remember_run(plastic, Run.of(found.ledger))
+    del model, found
     row["meta"] = _on_meta(plastic)
     calls = calls_of(traced)
     key = program(plastic)
@@ -224,8 +227,13 @@ def _float64(entry: Entry, inputs: Inputs, step: _Steps) -> Row:
     start = time.perf_counter()
     model = build(entry, inputs.options, "cpu").double()
     args, kwargs = inputs.make("cpu", torch.float64)
-    plastic = plasticize(model, kwargs or args, attention="value")
+    traced = trace(model, args, kwargs)
+    found = discover(model, traced, VALUE, witness=True)
+    plastic = PlasticModule(model, traced, found.groups, found.frozen, VALUE)
     trial = Trial.of(plastic, args, kwargs, seed=0)
+    if plastic.groups:
+        remember_run(trial.module, Run.of(found.ledger))
+    del traced, found
     row: Row = {"groups": len(plastic.groups)}
     here = _Runs(trial, model, trial.modes())
     step.name = "float64: trace"

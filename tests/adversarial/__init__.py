@@ -1,6 +1,6 @@
 """Small modules that a pass which guesses gets wrong, each with the verdict it must reach."""
 
-from tests.adversarial import attention, control, layers, lost, movement, ops, roles, widths
+from tests.adversarial import attention, control, heads, layers, lost, movement, ops, roles, widths
 from tests.adversarial.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -8,6 +8,7 @@ CASES: tuple[Case, ...] = (
     *movement.CASES,
     *layers.CASES,
     *attention.CASES,
+    *heads.CASES,
     *control.CASES,
     *ops.CASES,
     *lost.CASES,
