@@ -80,7 +80,7 @@ def test_equal_programs_are_checked_once() -> None:
 
 def test_a_wrong_figure_is_a_problem() -> None:
     good = {
-        "model": "timm/a", "meta": {"turned": True, "shapes": True, "foretold": True},
+        "model": "timm/a", "meta": {"turned": True, "shapes": True},
         "unexplained": 0.0, "float64": {"growth": 1e-12, "turnover_effect": 0.1},
     }  # fmt: skip
     assert check.problems(good) == []

@@ -15,12 +15,13 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from fxplastic.coverage import coverage, held_back
-from fxplastic.discover import Discovery, discover, grouped
-from fxplastic.forecast import count_parameters, forecast
+from fxplastic.discover import Discovery, discover
+from fxplastic.forecast import count_parameters
 from fxplastic.groups import Options
 from fxplastic.guards import CHECKS
 from fxplastic.labels import Run
 from fxplastic.module import PlasticModule, codes_of
+from fxplastic.partition import partition
 from fxplastic.plan import Plan
 from fxplastic.resize import remember_run
 from fxplastic.rewrite import rewrite
@@ -107,13 +108,13 @@ def _check(entry: Entry, reuse: Reuse, most: int, step: _Steps, row: Row) -> Non
 def _found(model: nn.Module, found: Discovery) -> Row:
     """Slot coverage under each option, groups and neurons, and what holds slots back."""
     parameters = list(model.named_parameters())
+    kinds = {"default": found.groups, "value": found.groups, "approximate": found.groups}
+    kinds["default"], _ = partition(model, found.ledger, found.atoms)
+    kinds["approximate"], _ = partition(
+        model, found.ledger, found.atoms, open_attention=True, approximate=True
+    )
     shares = {}
-    for name, options in {
-        "default": Options(),
-        "value": VALUE,
-        "approximate": Options("value", approximate=True),
-    }.items():
-        groups = grouped(model, found.ledger, options).groups
+    for name, groups in kinds.items():
         every = {n: replace(g, exact=True) for n, g in groups.items()}
         shares[name] = round(coverage(parameters, every).share, 5)
     held = held_back(parameters, found.groups, found.frozen)
@@ -169,10 +170,8 @@ def _on_meta(plastic: PlasticModule) -> Row:
     del turned
     row["fixed"] = refused(plastic, plan)
     if plan.edits:
-        foretold = forecast(plastic, plan).parameters[1]
         other = rewrite(plastic, plan).module
         row["shapes"] = _shapes(other) == predicted_shapes(plastic, plan)
-        row["foretold"] = foretold == count_parameters(other)
     return row
 
 
@@ -313,11 +312,7 @@ def problems(row: Row) -> list[str]:
     """What in a row is not as it should be; empty for a model that passes."""
     if "error" in row:
         return [f"{row['step']}: {row['error']}"]
-    found = [
-        f"meta: {what}"
-        for what in ("turned", "shapes", "foretold")
-        if not row["meta"].get(what, True)
-    ]
+    found = [f"meta: {what}" for what in ("turned", "shapes") if not row["meta"].get(what, True)]
     if row["unexplained"] > 0:
         found.append(f"{row['unexplained']:.2%} of the slots are frozen without a reason")
     checks = row.get("float64", {})

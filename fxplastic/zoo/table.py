@@ -28,8 +28,7 @@ each of them; a model that has a good row is not checked again.
 Every model is built on the meta device at its own input size, traced in both modes, searched for
 groups with `attention="value"`, and rewritten there: by a turnover of {turned:.0%} of every block,
 and by a plan in which every other group grows to {grown} and the others shrink to {pruned} of their
-width. Every tensor's shape has to be what the sites' positions foretell, and the number of
-parameters what `forecast` says.
+width. Every tensor's shape has to be what the sites' positions foretell.
 
 Models of at most {most:,} parameters are checked in float64 as well, in eval and in train mode:
 the turnover (uneven and signed shares) against masking, the pruning against masking, the growth
