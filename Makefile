@@ -16,7 +16,8 @@ SOURCES := fxplastic tests examples tools
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint format types exact mutants nightly clean
+.PHONY: help env demo test check lint format types exact mutants nightly zoo zoo-small \
+	approximate clean
 
 help:
 	@echo "make demo     train on long-tailed digits, turn neurons over once, compare (about 4 min)"
@@ -26,6 +27,9 @@ help:
 	@echo "make exact    the exactness table over 31 models: docs/exact.md (resumable)"
 	@echo "make nightly  property tests over 2,000 drawn architectures"
 	@echo "make mutants  mistakes planted in every rule, and who survives: docs/mutants.md"
+	@echo "make zoo      every model of timm, torchvision, transformers: docs/zoo.md (hours; resumable)"
+	@echo "make zoo-small  the smallest model of each of timm's files, from nothing (about 40 min)"
+	@echo "make approximate  what approximate=True does to functions: docs/approximate.md"
 
 env: $(STAMP)
 
@@ -63,6 +67,19 @@ exact: $(STAMP)
 
 mutants: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m tools.mutants
+
+# SHARD=1/4 does every fourth model; several shards may run at once.
+SHARD ?= 1/1
+
+zoo: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m fxplastic.cli zoo --shard $(SHARD)
+
+zoo-small: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m fxplastic.cli zoo --library timm --rows runs/zoo-small \
+		--table runs/zoo-small.md --again $$(cat tests/zoo_small.txt)
+
+approximate: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m tools.approximate
 
 clean:
 	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.amp.autocast_mode import _enter_autocast
 
 from fxplastic.errors import DiscoverError, FxPlasticError
 from fxplastic.guards import CHECKS
@@ -54,6 +55,8 @@ class MetaInterpreter(fx.Interpreter):
         """Tensors that the graph makes on a device are made on meta."""
         if target in CHECKS:
             return None
+        if target is _enter_autocast and args[0] == "meta":
+            args = ("cpu", *args[1:])  # it has no part in what is computed, and meta has none
         with torch.device("meta"):
             return super().call_function(target, _on_meta(args), _on_meta(kwargs))
 

@@ -22,7 +22,7 @@ from fxplastic.identity import AtomSet, Field, Names, add_field, opaque, same_na
 from fxplastic.ledger import Ledger, Mark
 from fxplastic.memo import on_meta_tensors
 from fxplastic.rules import UNREAD, Call, find, refused
-from fxplastic.rules.base import flat_tensors
+from fxplastic.rules.base import flat_tensors, geometry
 from fxplastic.rules.combine import meet, merge
 
 LOST = "takes it in, and the rule for it does not say what becomes of it: please report this"
@@ -47,10 +47,11 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
+        before = geometry(args[0]) if args and isinstance(args[0], Tensor) else None
         result = on_meta_tensors(func, args, kwargs)
         outs = tuple(flat_tensors([result]))
         self.ledger.op = str(func)
-        call = Call(func, args, kwargs, outs, self.ledger, self.names, self.give)
+        call = Call(func, args, kwargs, outs, self.ledger, self.names, self.give, before)
         written = _written(call)
         if not outs or any(all(t is not out for out in outs) for t in written):
             self._unknown_write(call, written)

@@ -25,6 +25,8 @@ from fxplastic.rules.pointwise import is_pointwise
 # Numbers that follow widths, and whose effect is checked elsewhere, by the place of the argument:
 # shapes, bounds, groups. `None` stands for every number. What is not listed is part of the program.
 _SIZES: dict[str, frozenset[int] | None] = {
+    "as_strided": frozenset({1, 2}),
+    "as_strided_": frozenset({1, 2}),
     **dict.fromkeys((*MOVES, "view", "_unsafe_view", "expand", "repeat", "squeeze", "im2col")),
     **dict.fromkeys(("zeros", "ones", "empty", "new_zeros", "new_ones", "new_empty")),
     "constant_pad_nd": frozenset({1}),

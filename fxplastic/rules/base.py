@@ -18,6 +18,13 @@ from torch._ops import OpOverload
 from fxplastic.identity import Field, Names, add_field, canonical, opaque_classes
 from fxplastic.ledger import Ledger
 
+Geometry = tuple[tuple[int, ...], tuple[int, ...], int]
+
+
+def geometry(tensor: Tensor) -> Geometry:
+    """Shape, strides and storage offset of a tensor."""
+    return tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset())
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -30,6 +37,7 @@ class Call:
         ledger: where to write.
         lookup: names of an input tensor.
         assign: give names to an input tensor that the op writes to without saying so.
+        before: shape, strides and offset of the first argument, as they were before the call.
     """
 
     func: OpOverload
@@ -39,6 +47,7 @@ class Call:
     ledger: Ledger
     lookup: Callable[[Tensor], Names]
     assign: Callable[[Tensor, Names], None]
+    before: Geometry | None = None
 
     @property
     def out(self) -> Tensor:

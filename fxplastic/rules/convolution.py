@@ -21,45 +21,68 @@ from fxplastic.rules.contraction import _plus, contract
 def convolution(call: Call) -> Names:
     """``out[n, o, *] = sum_c weight[o, c, *] x[n, c, *]`` in each group.
 
-    Denies: neurons along space or along the kernel; a grouped weight that is not a parameter as
-    it stands, as its group-local axis cannot be told apart then.
+    Denies: neurons along space (where the kernel has more than one position) or along the kernel;
+    a grouped weight that is not a parameter as it stands, as its group-local axis cannot be told
+    apart then.
     """
     x, weight = call.names(0), call.names(1)
     transposed, groups = bool(call.args[6]), int(call.args[8])
-    space = range(2, call.args[0].ndim)
-    x_fields = _flat(across(call, x, space, reason=f"{call.ledger.op} slides along it"))
-    w_fields = across(call, weight, space, reason="it is a kernel axis of a convolution")
+    every = range(2, call.args[0].ndim)
+    passing = _passing(call, x)
+    space = [a for a in every if a not in passing]
+    x_fields = across(call, x, space, reason=f"{call.ledger.op} slides along it")
+    x_fields = _flat(x_fields, passing)
+    w_fields = across(call, weight, every, reason="it is a kernel axis of a convolution")
     w_fields = _flat(w_fields)
     if groups > 1:
         w_fields = _grouped_weight(call, w_fields, groups)
         x_fields = [_split_axis(f, 1, groups) for f in x_fields]
     a, b = replace(x, fields=tuple(x_fields)), replace(weight, fields=tuple(w_fields))
-    names = contract(call, a, b, _equation(grouped=groups > 1, transposed=transposed))
+    names = contract(call, a, b, _equation(grouped=groups > 1, transposed=transposed, more=passing))
     result: list[Field] = []
     for f in names.fields:
         ids = f.ids if groups == 1 else _join_axes(f.ids, call.out.shape[1], groups)
-        add_field(result, Field(ids.reshape(*ids.shape, *[1] * len(space))))
+        sizes = dict(zip(passing, ids.shape[2:], strict=True))
+        add_field(result, Field(ids.reshape(*ids.shape[:2], *(sizes.get(a, 1) for a in every))))
     for g in opaque(call.out.shape, space):
         add_field(result, g)
     names = replace(names, fields=tuple(result))
     if call.args[2] is None:
         return names
     bias = call.names(2)
-    shape = (1, -1, *[1] * len(space))
+    shape = (1, -1, *[1] * len(every))
     bias = replace(bias, fields=tuple(f.with_ids(f.ids.reshape(shape)) for f in bias.fields))
     return _plus(call, names, bias)
 
 
-def _equation(*, grouped: bool, transposed: bool) -> str:
+def _equation(*, grouped: bool, transposed: bool, more: Sequence[int]) -> str:
     if grouped:
         return "ngc,gco->ngo" if transposed else "ngc,goc->ngo"
-    return "nc,co->no" if transposed else "nc,oc->no"
+    rest = "xyz"[: len(more)]
+    return f"nc{rest},{'co' if transposed else 'oc'}->no{rest}"
 
 
-def _flat(fields: Sequence[Field]) -> list[Field]:
-    """Fields over the first two axes only (the others have size 1 by now)."""
-    kept = [f for f in fields if all(n == 1 for n in f.ids.shape[2:])]
-    return [f.with_ids(f.ids.reshape(f.ids.shape[:2])) for f in kept]
+def _passing(call: Call, x: Names) -> list[int]:
+    """Axes of space that hold neurons and along which each position is computed by itself."""
+    _, weight, _, stride, padding, _, transposed, added, groups = call.args
+    if groups != 1 or transposed:
+        return []
+    alone = [
+        weight.shape[2 + i] == 1 and stride[i % len(stride)] == 1 and not padding[i % len(padding)]
+        for i in range(call.args[0].ndim - 2)
+    ]
+    named = {a for f in x.fields if f.neural for a in f.axes}
+    return [a for a, good in enumerate(alone, 2) if good and a in named and not any(added)]
+
+
+def _flat(fields: Sequence[Field], passing: Sequence[int] = ()) -> list[Field]:
+    """Fields over the first two axes and `passing` (the others have size 1 by now)."""
+    rest = [a for f in fields[:1] for a in range(2, f.ids.ndim) if a not in passing]
+    kept = [f for f in fields if all(f.ids.shape[a] == 1 for a in rest)]
+    return [
+        f.with_ids(f.ids.reshape(*f.ids.shape[:2], *(f.ids.shape[a] for a in passing)))
+        for f in kept
+    ]
 
 
 def _split_axis(f: Field, axis: int, groups: int) -> Field:

@@ -178,6 +178,21 @@ def _affine_pad(call: Call, names: tuple[Names, ...]) -> tuple[Names, ...]:
     return tuple(replace(n, fields=tuple(plain(call.ledger, n.fields))) for n in names)
 
 
+@rule("as_strided", "as_strided_", reads=False)
+def restrided(call: Call) -> tuple[Names, ...]:
+    """Other strides where an axis has one position only: no element moves (pools do this).
+
+    Has no rule where an element would be another one.
+    """
+    shape, strides, offset = call.before or ((), (), 0)
+    size, new = call.args[1], call.args[2]
+    start = call.arg(3, "storage_offset")
+    same = tuple(size) == shape and start in (None, offset)
+    if not same or any(n > 1 and a != b for n, a, b in zip(shape, strides, new, strict=True)):
+        return refused(call)
+    return (call.names(0),)
+
+
 @rule("squeeze", reads=False)
 def squeeze(call: Call) -> tuple[Names, ...]:
     """Drop axes of size 1 (of the tensor, not of the ids)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -56,6 +56,25 @@ class Inputs:
             values = torch.randint(most, shape, generator=draw)
             kwargs[name] = values.to(device)
         return tuple(floats[len(self.named) :]), kwargs
+
+    @property
+    def batch(self) -> int:
+        """Number of samples."""
+        shapes = [*self.shapes, *(shape for shape, _ in self.tokens.values())]
+        return shapes[0][0]
+
+    @property
+    def side(self) -> int:
+        """Size of the longest axis of an image or signal; 0 where there is none."""
+        return max((size for shape in self.shapes for size in shape[2:]), default=0)
+
+    def batched(self, batch: int) -> Inputs:
+        """The same inputs in another batch."""
+        return replace(
+            self,
+            shapes=tuple((batch, *shape[1:]) for shape in self.shapes),
+            tokens={n: ((batch, *shape[1:]), most) for n, (shape, most) in self.tokens.items()},
+        )
 
     def __str__(self) -> str:
         every = [*self.shapes, *(shape for shape, _ in self.tokens.values())]

@@ -1,6 +1,17 @@
 """Small modules that a pass which guesses gets wrong, each with the verdict it must reach."""
 
-from tests.adversarial import attention, control, heads, layers, lost, movement, ops, roles, widths
+from tests.adversarial import (
+    attention,
+    control,
+    heads,
+    layers,
+    lost,
+    movement,
+    ops,
+    roles,
+    widths,
+    written,
+)
 from tests.adversarial.case import Case
 
 CASES: tuple[Case, ...] = (
@@ -13,6 +24,7 @@ CASES: tuple[Case, ...] = (
     *ops.CASES,
     *lost.CASES,
     *widths.CASES,
+    *written.CASES,
 )
 
 __all__ = ["CASES", "Case"]
