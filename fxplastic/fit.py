@@ -216,6 +216,8 @@ class _Fitter(MetaInterpreter):
             seen: Seen = self.seen[node.name]
             for ids in (one for fields in seen.ids for one in fields):
                 found.update(dict.fromkeys(self.scale.groups_in(ids[self._changes(ids)])))
+        if not found and n.op == "call_module":  # what changes lies inside it
+            found = {g: None for g in self.scale.changing if g.startswith(f"{n.target}.")}
         return tuple(found) or self.scale.changing
 
     def _changes(self, ids: Ids) -> Any:

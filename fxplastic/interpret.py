@@ -118,8 +118,17 @@ def plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fastpath)
 
 
-def _on_meta(values: Any) -> Any:
-    meta = torch.device("meta")
-    return torch.utils._pytree.tree_map(
-        lambda v: meta if isinstance(v, torch.device) else v, values
-    )
+def _on_meta(value: Any) -> Any:
+    """Arguments with every device on meta, and new lists: functions may write into theirs."""
+    if isinstance(value, torch.device):
+        return torch.device("meta")
+    if isinstance(value, list):
+        return [_on_meta(v) for v in value]
+    if isinstance(value, dict):
+        return {k: _on_meta(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        made = [_on_meta(v) for v in value]
+        if hasattr(value, "_fields"):
+            return type(value)(*made)
+        return tuple(made) if type(value) is tuple else value
+    return value

@@ -49,7 +49,8 @@ def _key(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> obj
     if any(a.alias_info is not None for a in func._schema.arguments):
         return None
     try:
-        return func, _frozen(args), tuple((k, _frozen(v)) for k, v in sorted(kwargs.items()))
+        named = tuple((k, _frozen(v)) for k, v in sorted(kwargs.items()))
+        return func, _frozen(args), named, torch.get_default_dtype()
     except TypeError:
         return None
 

@@ -167,11 +167,15 @@ class Numbers:
 
     # ------------------------------------------------------------ axes
     def repeats(self, tensor: fx.Node, axis: int) -> bool:
-        """Whether some neuron that changes lies on an axis more than once."""
+        """Whether a neuron that changes, or one position of any, lies on an axis more than once.
+
+        Two positions of a parameter may belong to one neuron that does not change (a query's
+        channel and its key's); the same position twice is an axis that repeats with the inputs.
+        """
         for line in self._lines(tensor, axis):
-            at = np.maximum(line, 0)
+            at, named = np.maximum(line, 0), line[line > 0]
             changed = self.scale.neuron[at][(line > 0) & (self.scale.weight[at] != 1.0)]
-            if np.unique(changed).size < changed.size:
+            if np.unique(changed).size < changed.size or np.unique(named).size < named.size:
                 return True
         return False
 

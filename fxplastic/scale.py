@@ -78,7 +78,8 @@ def scale_of(
         weight[mine], group[mine] = ratio, number + 1
         block[mine] = blocks + 1 + np.array(one.blocks)[:, None]
         blocks += one.block_count
-    _refuse_frozen(ledger, atoms, group, names, {n for n in sizes if sizes[n] != groups[n].size})
+    changed = {n: groups[n].exact for n in sizes if sizes[n] != groups[n].size}
+    _refuse_frozen(ledger, atoms, group, names, changed)
     neuron = atoms.neuron.copy()
     neuron[0] = 0
     scale = (weight[neuron], group[neuron], block[neuron])
@@ -88,14 +89,19 @@ def scale_of(
 
 
 def _refuse_frozen(
-    ledger: Ledger, atoms: Atoms, group: Ints, names: tuple[str, ...], changed: set[str]
+    ledger: Ledger, atoms: Atoms, group: Ints, names: tuple[str, ...], changed: Mapping[str, bool]
 ) -> None:
-    """What is frozen only where sizes are concerned may turn over, but not change its width."""
+    """What is frozen only where sizes are concerned may turn over, but not change its width.
+
+    `changed` has the groups whose size changes, and whether they are exact: of these, none may be
+    averaged over, while for the others that has been asked for.
+    """
     for freeze in ledger.freezes:
-        if freeze.kind in ("attention", "approximate"):
+        if freeze.kind == "attention":
             continue
         for number in np.unique(group[atoms.neuron[freeze.ids]]).tolist():
-            if number and names[number - 1] in changed:
+            name = names[number - 1] if number else ""
+            if name in changed and (changed[name] or freeze.kind != "approximate"):
                 raise WidthError(
                     f"group {names[number - 1]!r} can turn over but not change its width: its "
                     f"width is the size of a tensor at node {freeze.place.node!r} "

@@ -243,6 +243,11 @@ class ValueTracer(Answers):
                     "in an nn.ModuleList"
                 )
             return forward(*args, **kwargs)
+        if is_leaf(m) and hooked(m) and m not in self._hooked:
+            raise TraceError(
+                f"{location()}: forward adds a hook to {path!r}, a {type(m).__name__} that a graph "
+                "calls as a whole; add it before, or put the layer in a module of its own"
+            )
         if is_leaf(m) or m in self._hooked:
             return self.record("call_module", path, args, kwargs)
         return forward(*args, **kwargs)
@@ -261,9 +266,10 @@ class ValueTracer(Answers):
             original = self.twins.originals.get(id(tensor), tensor)
             if original.is_meta and (self.device.type != "meta" or original is tensor):
                 raise TraceError(
-                    f"{location()}: a tensor was computed from a parameter in a way that tracing "
-                    "did not see; read parameters as attributes (self.weight), and take hooks that "
-                    "keep what a module returns off the model"
+                    f"{location()}: a tensor on meta that is no attribute of a module: it was "
+                    "computed in a way that tracing did not see, or made beforehand; read "
+                    "parameters as attributes (self.weight), register constants as buffers, and "
+                    "take hooks that keep what a module returns off the model"
                 )
             name = self.constants.name(original, self.root)
         if name not in self._attributes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ class Trial:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     seed: int
+    writes: bool = True
+    """Whether a forward may write to parameters: copies to run then have their own."""
 
     @classmethod
     def of(
@@ -62,11 +64,19 @@ class Trial:
             subject = cls(module, real_args, real_kwargs, seed)
             outputs = subject.outputs(module, training=False)
             if all(bool(torch.isfinite(output).all()) for output in outputs):
-                return subject
+                return replace(subject, writes=subject._written())
         raise FxPlasticError(
             "verify=True: the model's output is not finite in float64 on random inputs, so no "
             "group can be checked. Pass example inputs that are real tensors, or verify=False."
         )
+
+    def _written(self) -> bool:
+        """Whether a run in some mode writes to a parameter."""
+        copied = replace(self, module=copy.deepcopy(self.module), writes=False)
+        before = [p._version for p in copied.module.parameters()]
+        copied.modes()
+        copied.outputs(copied.module, training=False)
+        return before != [p._version for p in copied.module.parameters()]
 
     def modes(self) -> tuple[bool, ...]:
         """Training flags to check: train mode too, where the model as it is runs in it."""
@@ -78,8 +88,8 @@ class Trial:
 
     def outputs(self, module: nn.Module, training: bool) -> list[Tensor]:
         """Floating tensors that a copy of `module` returns, always from the same random state."""
-        shared = {id(p): p for p in module.parameters()}  # no forward writes to parameters
-        runner = copy.deepcopy(module, dict(shared)).train(training)
+        shared: dict[int, Any] = {} if self.writes else {id(p): p for p in module.parameters()}
+        runner = copy.deepcopy(module, shared).train(training)
         try:
             with torch.no_grad(), _float64(), _seeded(self.seed), _NoDropout():
                 output = runner(*self.args, **self.kwargs)

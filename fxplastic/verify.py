@@ -98,7 +98,8 @@ def masked(model: nn.Module, groups: Mapping[str, ChannelGroup], plan: Plan) -> 
         plan: a plan for these groups.
 
     Returns:
-        A deep copy of `model`, on the same device and with the same dtypes.
+        A copy of `model`, on the same device and with the same dtypes; it shares the parameters
+        that masking leaves alone.
     """
     touched = {site.parameter for name in plan.edits for site in groups[name].consumers}
     named = model.named_parameters(remove_duplicate=False)

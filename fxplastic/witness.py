@@ -55,7 +55,7 @@ class Data(TorchFunctionMode):
         if func in _MAKERS:
             given = [*args, *(kwargs or {}).values()]
             given = [g.tolist() if isinstance(g, np.ndarray) else g for g in given]
-            self.tell(repr([g for g in given if _is_plain(g)]))
+            self.tell(" ".join(_said(g) for g in given if _is_plain(g)))
         return func(*args, **(kwargs or {}))
 
 
@@ -64,7 +64,7 @@ def of_call(call: Call, *, reads: bool) -> bytes:
     skip = _SIZES.get(call.func.overloadpacket.__name__, frozenset())
     given = [] if skip is None else [a for i, a in enumerate(call.args) if i not in skip]
     given += [] if skip is None else call.kwargs.values()
-    numbers = [repr(a) for a in given if _is_plain(a)]
+    numbers = [_said(a) for a in given if _is_plain(a)]
     tensors = list(flat_tensors((*call.args, *call.kwargs.values())))
     numbers += [repr(t.tolist()) for t in tensors if not t.is_meta]
     if not reads:
@@ -113,6 +113,13 @@ def _over(g: Field, f: Field) -> NDArray[np.bool_] | None:
 
 def _digest(parts: Iterable[str]) -> bytes:
     return hashlib.blake2b("|".join(parts).encode(), digest_size=8).digest()
+
+
+def _said(value: Any) -> str:
+    """Numbers as text, whatever kind of sequence they are in."""
+    if isinstance(value, list | tuple):
+        return f"({','.join(_said(v) for v in value)})"
+    return repr(value)
 
 
 def _is_plain(value: Any) -> bool:
