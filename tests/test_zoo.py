@@ -8,7 +8,7 @@ import torch
 
 from fxplastic import FxPlasticError
 from fxplastic.cli import main
-from fxplastic.zoo import catalog, check, rows, run, table, transformers
+from fxplastic.zoo import catalog, check, float64, rows, run, table, transformers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -21,7 +21,7 @@ FILES = (
 SEEN = ("traced", "turnover_uneven", "turnover_signed", "growth", "pruning")
 
 
-def row_of(library: str, name: str) -> check.Row:
+def row_of(library: str, name: str) -> float64.Row:
     return check.check(catalog.Entry(library, name), lambda program: None)
 
 
@@ -68,7 +68,7 @@ def test_equal_programs_are_checked_once() -> None:
     first = row_of("timm", "test_vit")
     seen = []
 
-    def reuse(program: str) -> check.Row | None:
+    def reuse(program: str) -> float64.Row | None:
         seen.append(program)
         return {**first["float64"], "same_as": "timm/other"}
 
@@ -104,7 +104,7 @@ def test_shapes_that_are_not_foretold_are_seen() -> None:
     plastic = fxplastic.plasticize(model, args)
     plan = fxplastic.plan_widths(plastic, 1.5)
     wider = fxplastic.rewrite(plastic, plan).module
-    foretold = check.predicted_shapes(plastic, plan)
+    foretold = float64.predicted_shapes(plastic, plan)
     assert foretold == {n: list(t.shape) for n, t in wider.state_dict(keep_vars=True).items()}
     assert foretold != {n: list(t.shape) for n, t in plastic.state_dict(keep_vars=True).items()}
 

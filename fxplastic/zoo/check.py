@@ -6,9 +6,8 @@ import gc
 import hashlib
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,7 +16,6 @@ from torch.utils._pytree import tree_leaves
 from fxplastic.coverage import coverage, held_back
 from fxplastic.discover import Discovery, discover
 from fxplastic.forecast import count_parameters
-from fxplastic.groups import Options
 from fxplastic.guards import CHECKS
 from fxplastic.labels import Run
 from fxplastic.module import PlasticModule, codes_of
@@ -26,20 +24,25 @@ from fxplastic.plan import Plan
 from fxplastic.resize import remember_run
 from fxplastic.rewrite import rewrite
 from fxplastic.trace import Traced, trace
-from fxplastic.trial import Trial, distance
-from fxplastic.verify import masked
 from fxplastic.width_planner import plan_widths
 from fxplastic.zoo.catalog import Entry, Inputs, build, family, own_inputs, smaller_inputs
+from fxplastic.zoo.float64 import (
+    GROWN,
+    PRUNED,
+    TURNED,
+    VALUE,
+    Row,
+    measure,
+    predicted_shapes,
+    shapes_of,
+)
 
 TOLERANCE = 1e-9
 """Largest difference allowed, relative to the largest output, in float64."""
-GROWN, PRUNED, TURNED = 1.25, 0.7, 0.3
 MOST_PARAMETERS = 100_000_000
 BATCH, SMALL = 8, 140
 REASONS = 12
-VALUE = Options("value")
 
-Row = dict[str, Any]
 Reuse = Callable[[str], Row | None]
 
 
@@ -48,6 +51,10 @@ class _Steps:
     """Where a check stands, so that an error can say what it was about."""
 
     name: str = "build"
+
+    def at(self, name: str) -> None:
+        """Note the step that is taken now."""
+        self.name = name
 
 
 def check(entry: Entry, reuse: Reuse, most: int = MOST_PARAMETERS) -> Row:
@@ -105,7 +112,7 @@ def _check(entry: Entry, reuse: Reuse, most: int, step: _Steps, row: Row) -> Non
     row["program"] = hashlib.sha256(f"{key} {small_key}".encode()).hexdigest()[:16]
     row["tested"] = f"{inputs.batch}x{inputs}"
     known = reuse(row["program"])
-    row["float64"] = known if known is not None else _float64(entry, inputs, step)
+    row["float64"] = known if known is not None else measure(entry, inputs, step.at)
 
 
 # ---------------------------------------------------------------- what was found
@@ -170,12 +177,12 @@ def _on_meta(plastic: PlasticModule) -> Row:
         return {"groups": 0}
     turned = rewrite(plastic, Plan.random(plastic, turnover=TURNED)).module
     plan = plan_widths(plastic, {n: (GROWN, PRUNED)[i % 2] for i, n in enumerate(plastic.groups)})
-    row: Row = {"groups": len(plan.edits), "turned": _shapes(turned) == _shapes(plastic)}
+    row: Row = {"groups": len(plan.edits), "turned": shapes_of(turned) == shapes_of(plastic)}
     del turned
     row["fixed"] = refused(plastic, plan)
     if plan.edits:
         other = rewrite(plastic, plan).module
-        row["shapes"] = _shapes(other) == predicted_shapes(plastic, plan)
+        row["shapes"] = shapes_of(other) == predicted_shapes(plastic, plan)
     return row
 
 
@@ -192,22 +199,6 @@ def refused(plastic: PlasticModule, plan: Plan) -> Row:
     return {"groups": len(stuck), "share": round(lost, 5), "why": [r[:300] for r in reasons[:3]]}
 
 
-def _shapes(module: nn.Module) -> dict[str, list[int]]:
-    tensors: dict[str, Tensor] = dict(module.named_parameters()) | dict(module.named_buffers())
-    return {name: list(tensor.shape) for name, tensor in tensors.items()}
-
-
-def predicted_shapes(plastic: PlasticModule, plan: Plan) -> dict[str, list[int]]:
-    """What every axis has after `plan`, counted by the sites' positions alone."""
-    wanted = _shapes(plastic)
-    for name, edit in plan.edits.items():
-        for site in plastic.groups[name].sites:
-            more = len(edit.take) // edit.blocks - edit.size // edit.blocks
-            blocks = 1 if site.rows is not None else edit.blocks  # there, a block lies on each row
-            wanted[site.parameter][site.axis] += more * blocks * site.positions.shape[1]
-    return wanted
-
-
 # ---------------------------------------------------------------- in float64
 def _smallest(entry: Entry, own: Inputs, calls: list[list[str]], key: str) -> tuple[Inputs, str]:
     """The smallest input at which the model makes the same calls as at its own, and its program."""
@@ -221,91 +212,6 @@ def _smallest(entry: Entry, own: Inputs, calls: list[list[str]], key: str) -> tu
         if calls_of(traced) == calls:
             return inputs, program(PlasticModule(model, traced, {}, ()))
     return own, key
-
-
-def _float64(entry: Entry, inputs: Inputs, step: _Steps) -> Row:
-    """Turnover in place, growth and pruning, in both modes, on a copy with random weights."""
-    step.name = "float64: discover"
-    torch.manual_seed(0)
-    start = time.perf_counter()
-    model = build(entry, inputs.options, "cpu").double()
-    args, kwargs = inputs.make("cpu", torch.float64)
-    traced = trace(model, args, kwargs)
-    found = discover(model, traced, VALUE, witness=True)
-    plastic = PlasticModule(model, traced, found.groups, found.frozen, VALUE)
-    trial = Trial.of(plastic, args, kwargs, seed=0)
-    if plastic.groups:
-        remember_run(trial.module, Run.of(found.ledger))
-    del traced, found
-    row: Row = {"groups": len(plastic.groups)}
-    here = _Runs(trial, model, trial.modes())
-    step.name = "float64: trace"
-    row["traced"] = here.traced_error(plastic)
-    del model, here.model, plastic
-    if trial.module.groups:
-        step.name = "float64: turnover"
-        row |= _turnover(here)
-        step.name = "float64: growth"
-        row |= _growth(here)
-        step.name = "float64: pruning"
-        row |= _pruning(here)
-    row["modes"] = ["train" if mode else "eval" for mode in here.modes]
-    row["seconds"] = round(time.perf_counter() - start, 1)
-    return row
-
-
-class _Runs:
-    """Outputs of one trial's module in every mode, and distances from them."""
-
-    def __init__(self, trial: Trial, model: nn.Module, modes: tuple[bool, ...]) -> None:
-        self.trial, self.model, self.modes = trial, model, modes
-        self.whole = self.of(trial.module)
-
-    def of(self, module: nn.Module) -> dict[bool, list[Tensor]]:
-        return {mode: self.trial.outputs(module, mode) for mode in self.modes}
-
-    def error(self, module: nn.Module, reference: Mapping[bool, list[Tensor]]) -> float:
-        found = self.of(module)
-        return max(distance(found[mode], reference[mode]) for mode in self.modes)
-
-    def traced_error(self, plastic: PlasticModule) -> float:
-        """Distance of the traced module from the model itself, with the model's own weights."""
-        return self.error(plastic, self.of(self.model))
-
-
-def _turnover(here: _Runs) -> Row:
-    module, row = here.trial.module, {}
-    plan = Plan.random(module, turnover=TURNED)
-    reference = here.of(masked(module, module.groups, plan))
-    row["turnover_effect"] = max(distance(reference[m], here.whole[m]) for m in here.modes)
-    for shares in ("uneven", "signed"):
-        plan = Plan.random(module, turnover=TURNED, shares=shares)
-        turned = rewrite(module, plan).module  # a copy, turned over in place
-        row[f"turnover_{shares}"] = here.error(turned, reference)
-    return row
-
-
-def _growth(here: _Runs) -> Row:
-    plan = plan_widths(here.trial.module, GROWN, shares="signed")
-    row: Row = {"grown": len(plan.edits)}
-    if plan.edits:
-        wider = rewrite(here.trial.module, plan).module
-        row["growth"] = here.error(wider, here.whole)
-        row["growth_shapes"] = _shapes(wider) == predicted_shapes(here.trial.module, plan)
-    return row
-
-
-def _pruning(here: _Runs) -> Row:
-    module = here.trial.module
-    plan = plan_widths(module, PRUNED)
-    row: Row = {"pruned": len(plan.edits)}
-    if plan.edits:
-        reference = here.of(masked(module, module.groups, plan))
-        row["pruning_effect"] = max(distance(reference[m], here.whole[m]) for m in here.modes)
-        narrow = rewrite(module, plan).module
-        row["pruning"] = here.error(narrow, reference)
-        row["pruning_shapes"] = _shapes(narrow) == predicted_shapes(module, plan)
-    return row
 
 
 ERRORS = ("traced", "turnover_uneven", "turnover_signed", "growth", "pruning")

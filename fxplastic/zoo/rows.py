@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-from fxplastic.zoo.check import Row
+from fxplastic.zoo.float64 import Row
 
 PACKAGES = ("torch", "torchvision", "timm", "transformers")
 

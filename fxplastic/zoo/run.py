@@ -16,7 +16,8 @@ from tqdm import tqdm
 from fxplastic.errors import FxPlasticError
 from fxplastic.zoo import rows
 from fxplastic.zoo.catalog import Entry
-from fxplastic.zoo.check import Row, check, problems
+from fxplastic.zoo.check import check, problems
+from fxplastic.zoo.float64 import Row
 
 MODELS_PER_PROCESS = 12  # then its memory goes back
 

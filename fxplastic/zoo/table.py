@@ -6,16 +6,8 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from fxplastic.zoo.check import (
-    ERRORS,
-    GROWN,
-    MOST_PARAMETERS,
-    PRUNED,
-    TOLERANCE,
-    TURNED,
-    Row,
-    problems,
-)
+from fxplastic.zoo.check import ERRORS, MOST_PARAMETERS, TOLERANCE, problems
+from fxplastic.zoo.float64 import GROWN, PRUNED, TURNED, Row
 
 HEAD = """# The zoo
 
