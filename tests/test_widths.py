@@ -44,8 +44,8 @@ REFUSED = {
     # Value channels whose head count is tied to a frozen one, or made by repetition.
     "attention_with_fused_qkv": "do not fill its axes evenly",
     "attention_in_windows_with_biases": "do not fill its axes evenly",
-    "grouped_queries_by_expand": TWO_ACTIVATIONS,
-    "grouped_queries_by_repeat_interleave": TWO_ACTIVATIONS,
+    "grouped_queries_by_expand": f"{TWO_ACTIVATIONS}|gives shape",
+    "grouped_queries_by_repeat_interleave": f"{TWO_ACTIVATIONS}|do not fill its axes evenly",
     # Constants and inputs as wide as the neurons.
     "layer_normed_input_along_the_channels": "broadcast a dimension",
     "border_of_one_axis_beside_another": "do not fill its axes evenly",

@@ -25,7 +25,7 @@ from fxplastic.resize import remember_run
 from fxplastic.rewrite import rewrite
 from fxplastic.trace import Traced, trace
 from fxplastic.width_planner import plan_widths
-from fxplastic.zoo.catalog import Entry, Inputs, build, family, own_inputs, smaller_inputs
+from fxplastic.zoo.catalog import Entry, build, family, own_inputs, smaller_inputs
 from fxplastic.zoo.float64 import (
     GROWN,
     PRUNED,
@@ -36,6 +36,7 @@ from fxplastic.zoo.float64 import (
     predicted_shapes,
     shapes_of,
 )
+from fxplastic.zoo.inputs import Inputs
 
 TOLERANCE = 1e-9
 """Largest difference allowed, relative to the largest output, in float64."""

@@ -20,7 +20,8 @@ from fxplastic.trace import trace
 from fxplastic.trial import Trial, distance
 from fxplastic.verify import masked
 from fxplastic.width_planner import plan_widths
-from fxplastic.zoo.catalog import Entry, Inputs, build
+from fxplastic.zoo.catalog import Entry, build
+from fxplastic.zoo.inputs import Inputs
 
 Row = dict[str, Any]
 VALUE = Options("value")

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from fxplastic.errors import FxPlasticError
-from fxplastic.zoo.catalog import Inputs
+from fxplastic.zoo.inputs import Inputs
 
 WORDS, TOKENS = 96, 12
 _IMAGE = (3, 64, 64)
