@@ -11,8 +11,8 @@ from fxplastic.zoo.float64 import GROWN, PRUNED, TURNED, Row
 
 HEAD = """# The zoo
 
-Made by `fxplastic zoo` (`make zoo`): models of timm, torchvision and transformers, each with random
-weights. The rows are in `docs/zoo/*.jsonl`, with the commit, the versions and the machine that made
+Made by `fxplastic zoo` (`make zoo`; `pip install 'fxplastic[zoo]'`): models of timm, torchvision and
+transformers, each with random weights. The rows are in `docs/zoo/*.jsonl`, with the commit, the versions and the machine that made
 each of them; a model that has a good row is not checked again.
 
 {made}
@@ -146,14 +146,16 @@ def _families(rows: Sequence[Row]) -> str:
         ]
         results = Counter(result(row).split(",")[0] for row in mine)
         good = [row for row in mine if "error" not in row]
-        shares = [
-            f"{min(values):.3f} to {max(values):.3f}" if (values := _shares(good, kind)) else "-"
-            for kind in ("default", "value", "approximate")
-        ]
+        shares = [_range(_shares(good, kind)) for kind in ("default", "value", "approximate")]
         what = ", ".join(f"{n} {word}" for word, n in results.most_common())
         lines.append((f"{library}/{family}", len(mine), what, *shares))
     columns = ("family", "models", "results", "coverage", "value", "approximate")
     return "## Family by family\n\n" + _table(columns, lines)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values, default=0.0):.3f}", f"{max(values, default=0.0):.3f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _shares(rows: Sequence[Row], kind: str) -> list[float]:
