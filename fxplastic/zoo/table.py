@@ -11,9 +11,9 @@ from fxplastic.zoo.float64 import GROWN, PRUNED, TURNED, Row
 
 HEAD = """# The zoo
 
-Made by `fxplastic zoo` (`make zoo`; `pip install 'fxplastic[zoo]'`): models of timm, torchvision and
-transformers, each with random weights. The rows are in `docs/zoo/*.jsonl`, with the commit, the versions and the machine that made
-each of them; a model that has a good row is not checked again.
+Made by `fxplastic zoo` (`make zoo`; `pip install 'fxplastic[zoo]'`): models of timm, torchvision
+and transformers, each with random weights. The rows are in `docs/zoo/*.jsonl`, with the commit, the
+versions and the machine that made each of them; a model that has a good row is not checked again.
 
 {made}
 
