@@ -7,6 +7,7 @@ exact group runs through it.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -144,29 +145,28 @@ def held_back(
     >>> held_back(linear.named_parameters(), {}, [first, second])
     HeldBack(slots=48, shares=(('output', 0.5), ('in', 0.375)), unexplained=0.125)
     """
-    reasons: dict[tuple[str, int], dict[str, int]] = {}
+    reasons: dict[tuple[str, int], Counter[str]] = {}
     for record in frozen:
-        here = reasons.setdefault((record.parameter, record.axis), {})
-        here[record.reason] = here.get(record.reason, 0) + record.positions
-    covered: dict[tuple[str, int], int] = {}
+        here = reasons.setdefault((record.parameter, record.axis), Counter())
+        here[record.reason] += record.positions
+    covered: Counter[tuple[str, int]] = Counter()
     for site in (site for group in groups.values() for site in group.sites):
-        key = site.parameter, site.axis
-        covered[key] = covered.get(key, 0) + site.positions.numel()
+        covered[site.parameter, site.axis] += site.positions.numel()
     slots = unexplained = 0.0
-    held: dict[str, float] = {}
+    held: dict[str, float] = defaultdict(float)
     for name, parameter in parameters:
         for axis in range(min(parameter.ndim, 2)):
             length, weight = parameter.shape[axis], parameter.numel()
             if length == 1:
                 continue
             slots += weight
-            lost = reasons.get((name, axis), {})
-            told = sum(lost.values()) + covered.get((name, axis), 0)
+            lost = reasons.get((name, axis), Counter())
+            told = lost.total() + covered[name, axis]
             # Where an axis is told apart by convolution group, it has more positions than its size.
             every = max(told, length)
             unexplained += weight * (every - told) / every
             for reason, positions in lost.items():
-                held[reason] = held.get(reason, 0.0) + weight * positions / every
+                held[reason] += weight * positions / every
     ranked = sorted(held.items(), key=lambda item: (-item[1], item[0]))
     whole = max(slots, 1.0)
     return HeldBack(int(slots), tuple((r, n / whole) for r, n in ranked), unexplained / whole)

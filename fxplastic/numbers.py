@@ -21,6 +21,8 @@ from fxplastic.measure import Seen
 from fxplastic.meta import map_tree
 from fxplastic.scale import EXACT, Scale
 
+_MERGING = frozenset({"flatten", "view", "reshape"})
+
 
 class Numbers:
     """Which numbers of a graph follow a change of widths, and what they would be without it.
@@ -129,11 +131,11 @@ class Numbers:
                 "each of them several times: sizes along it cannot follow",
                 self._blamed(tensor, axis),
             )
-        if self._single:
+        if self._single or self._merged(tensor):
             raise WidthError(
                 f"neurons that change by different factors lie on axis {axis} of {tensor.name!r}, "
-                "and whether they do so once for each sample cannot be told from example inputs "
-                "with an axis of size 1; give a batch of two, and more than one pixel or token",
+                "and whether they do so once for each sample cannot be told where an axis has size "
+                "1 on the example inputs; give a batch of two, and more than one pixel or token",
                 self._blamed(tensor, axis),
             )
         return self.make("call_function", operator.add, (number, new - old))
@@ -178,6 +180,31 @@ class Numbers:
             if np.unique(changed).size < changed.size or np.unique(named).size < named.size:
                 return True
         return False
+
+    def _merged(self, tensor: fx.Node) -> bool:
+        """Whether an axis of size 1 was merged with neurons that change, on the way to `tensor`.
+
+        On other inputs it may have another size (a stride that leaves one token of four), and the
+        neurons then lie on the merged axis several times.
+        """
+        waiting, done = [tensor], set()
+        while waiting:
+            node = waiting.pop()
+            seen = self.seen.get(node.name)
+            if node in done or seen is None or not self._carries(seen):
+                continue
+            done.add(node)
+            name = node.target if isinstance(node.target, str) else node.target.__name__
+            before = [self.seen[a.name] for a in node.all_input_nodes if a.name in self.seen]
+            if name in _MERGING and any(1 in s for b in before for s in b.shapes[:1]):
+                return True
+            waiting.extend(node.all_input_nodes)
+        return False
+
+    def _carries(self, seen: Seen) -> bool:
+        """Whether a node gave tensors that hold neurons that change."""
+        fields = [ids for some in seen.ids for ids in some]
+        return any(bool((self.scale.weight[np.maximum(ids, 0)] != 1.0).any()) for ids in fields)
 
     def _blamed(self, tensor: fx.Node, axis: int) -> tuple[str, ...]:
         """The groups that change on an axis."""

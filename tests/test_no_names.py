@@ -14,6 +14,7 @@ import torch
 import torchvision
 
 import fxplastic
+from fxplastic.zoo import transformers
 
 ROOT = Path(fxplastic.__file__).parent
 ELSEWHERE = {"zoo", "cli.py", "api.py"}  # `api` infers input sizes from a model's own configuration
@@ -48,6 +49,8 @@ def library_classes() -> set[str]:
                 if inspect.isclass(thing)
                 and thing.__module__.split(".")[0] in ("timm", "torchvision")
             }
+    for one in transformers.CONFIGS.values():
+        names |= {one.model, one.config, one.config.removesuffix("Config")}
     # An English word in a sentence is no class: only names that could be nothing else count.
     compound = re.compile(r".+[a-z0-9][A-Z]|[A-Z]{2,}.*[a-z]|.*\d")
     return {n for n in names if compound.match(n)} - set(dir(torch.nn)) - set(dir(torch))
@@ -66,7 +69,13 @@ def test_the_pass_is_found() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_no_model_and_no_class_of_a_library_stands_in_the_pass() -> None:
     forbidden = library_classes() | model_names()
-    assert {"SwinTransformer", "PatchEmbed", "ConvNeXtBlock", "resnet18"} <= forbidden
+    assert {
+        "SwinTransformer",
+        "PatchEmbed",
+        "ConvNeXtBlock",
+        "LlamaConfig",
+        "resnet18",
+    } <= forbidden
     found = {(path.name, word) for path in PASS for word in words(path) if word in forbidden}
     assert not found
 

@@ -226,10 +226,23 @@ class CountsBesideTokens(nn.Module):
         return (self.o(h) + self.q(j)) / n
 
 
-def test_a_size_that_repeats_with_the_tokens_is_refused() -> None:
-    plastic = fxplastic.plasticize(prepare(CountsBesideTokens()), torch.zeros(2, 4, 6).double())
+class CountsBesideNameless(CountsBesideTokens):
+    """The same, with a neighbour whose channels have no names any more."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, j = self.i(x).relu(), self.j(x).softmax(-1)
+        n = torch.cat([h[:, ::4].flatten(1), j.flatten(1)], 1).shape[1]
+        return (self.o(h) + self.q(j)) / n
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [(CountsBesideTokens, "several times"), (CountsBesideNameless, "more than one pixel or token")],
+)
+def test_a_size_that_repeats_with_the_tokens_is_refused(build: type[nn.Module], said: str) -> None:
+    plastic = fxplastic.plasticize(prepare(build()), torch.zeros(2, 4, 6).double())
     plan = fxplastic.Plan.random(plastic, grow=0.5, groups=["i.weight:0"])
-    with pytest.raises(fxplastic.WidthError, match="several times"):
+    with pytest.raises(fxplastic.WidthError, match=said):
         fxplastic.rewrite(plastic, plan)
 
 

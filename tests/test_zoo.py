@@ -81,18 +81,31 @@ def test_equal_programs_are_checked_once() -> None:
 def test_a_wrong_figure_is_a_problem() -> None:
     good = {
         "model": "timm/a", "meta": {"turned": True, "shapes": True},
-        "unexplained": 0.0, "float64": {"growth": 1e-12, "turnover_effect": 0.1},
+        "unexplained": 0.0,
+        "float64": {"growth": 1e-12, "turnover_effect": 0.1, "modes": ["eval", "train"]},
     }  # fmt: skip
     assert check.problems(good) == []
+    both = {"modes": ["eval", "train"]}
     wrong = [
         {**good, "meta": {"turned": True, "shapes": False}},
         {**good, "unexplained": 0.01},
-        {**good, "float64": {"growth": 1e-8}},
-        {**good, "float64": {"pruning": float("nan")}},
-        {**good, "float64": {"growth_shapes": False}},
-        {**good, "float64": {"turnover_effect": 1e-9}},
+        {**good, "float64": both | {"growth": 1e-8}},
+        {**good, "float64": both | {"pruning": float("nan")}},
+        {**good, "float64": both | {"growth_shapes": False}},
+        {**good, "float64": both | {"turnover_effect": 1e-9}},
+        {**good, "float64": {"modes": ["eval"]}},
     ]
     assert all(len(check.problems(row)) == 1 for row in wrong)
+
+
+def test_refused_widths_are_no_plain_success() -> None:
+    row = {
+        "model": "timm/a", "groups": 3, "meta": {}, "unexplained": 0.0,
+        "float64": {"modes": ["eval", "train"], "grown": 0},
+    }  # fmt: skip
+    assert table.result(row) == "exact, widths refused"
+    row["float64"]["grown"] = 2
+    assert table.result(row) == "exact"
 
 
 def test_shapes_that_are_not_foretold_are_seen() -> None:

@@ -10,7 +10,6 @@ package, the checks and the versions are what they were when it was made.
 import argparse
 import hashlib
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import torch
 import torchvision
 from tqdm import tqdm
 
+from fxplastic.zoo.rows import machine
 from tests.exact_checks import KINDS, TOLERANCE, failures, measure
 from tests.exact_models import SPECS, ModelSpec, spec_named
 from tests.exact_widths import GROWN, PRUNED, SHARES, refused_share
@@ -45,15 +45,6 @@ def versions() -> dict[str, str]:
     modules = {"torch": torch, "torchvision": torchvision, "timm": timm}
     found = {name: str(module.__version__) for name, module in modules.items()}
     return {"Python": platform.python_version()} | found
-
-
-def machine() -> str:
-    """Processor and cores, for the head of the table."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def row_path(spec: ModelSpec) -> Path:

@@ -232,6 +232,8 @@ def problems(row: Row) -> list[str]:
         if not error <= TOLERANCE:
             found.append(f"float64: {what} is off by {error:.1e}")
     found += [f"float64: {what}" for what in checks if checks[what] is False]
+    if checks and checks["modes"] != ["eval", "train"]:
+        found.append("float64: train mode was not checked, as the model does not run in it")
     for what in EFFECTS:
         if not checks.get(what, 1.0) > 1e3 * TOLERANCE:
             found.append(f"float64: {what} is {checks[what]:.1e}: the check sees nothing")

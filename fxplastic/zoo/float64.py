@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fxplastic.discover import discover
+from fxplastic.errors import FxPlasticError
 from fxplastic.groups import Options
 from fxplastic.labels import Run
 from fxplastic.module import PlasticModule
@@ -61,6 +62,8 @@ def measure(entry: Entry, inputs: Inputs, tell: Callable[[str], None]) -> Row:
     del traced, found
     row: Row = {"groups": len(plastic.groups)}
     here = _Runs(trial, model, trial.modes())
+    if not all(here.whole.values()):
+        raise FxPlasticError("the model returns no floating tensor: there is nothing to compare")
     tell("float64: trace")
     row["traced"] = here.traced_error(plastic)
     del model, here.model, plastic

@@ -60,7 +60,7 @@ def origin() -> Row:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return {"commit": _commit(), "versions": versions, "machine": _machine()}
+    return {"commit": _commit(), "versions": versions, "machine": machine()}
 
 
 def _commit() -> str:
@@ -77,7 +77,8 @@ def _commit() -> str:
     return git("rev-parse", "--short=10", "HEAD") + ("+" if changed else "") or "unknown"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Processor and cores."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -91,7 +91,8 @@ def result(row: Row) -> str:
     checks = row.get("float64")
     if checks is None:
         return "rewritten on meta"
-    return f"exact, as {checks['same_as'].split('/', 1)[1]}" if "same_as" in checks else "exact"
+    word = "exact" if checks.get("grown", 1) else "exact, widths refused"
+    return f"{word}, as {checks['same_as'].split('/', 1)[1]}" if "same_as" in checks else word
 
 
 def worst(row: Row) -> float | None:

@@ -1,0 +1,83 @@
+"""Sets of atoms, which names tell others apart, and calls that are remembered."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from fxplastic.identity import AtomSet, Field, determines
+from fxplastic.memo import on_meta_tensors
+
+IDS = arrays.arrays(np.int32, st.integers(1, 12), elements=st.integers(-4, 3000))
+
+
+@given(st.lists(IDS, max_size=4), IDS)
+def test_a_set_of_atoms_holds_what_was_added_and_no_position_that_is_no_atom(added, asked):
+    atoms, plain = AtomSet(), set()
+    for ids in added:
+        atoms.add(ids)
+        plain |= {int(i) for i in ids if i > 0}
+    assert atoms.empty == (not plain)
+    assert atoms.holds(asked).tolist() == [int(i) in plain for i in asked]
+
+
+SMALL = st.lists(st.tuples(st.integers(-3, 3), st.integers(-3, 3)), min_size=1, max_size=8)
+
+
+@given(SMALL)
+def test_a_name_determines_another_if_equal_names_stand_beside_equal_ones(pairs):
+    finer, coarser = (np.array(column, np.int32) for column in zip(*pairs, strict=True))
+    told = {}
+    expected = all(told.setdefault(a, b) == b for a, b in pairs)
+    assert determines(finer, coarser) == expected
+
+
+@given(IDS)
+def test_facts_about_a_field_survive_other_carriers(ids):
+    field = Field(torch.from_numpy(ids), frozenset({1}))
+    before = (field.axes, field.neural, field.distinct)
+    other = field.with_carriers(None)
+    assert (other.axes, other.neural, other.distinct, other.carriers) == (*before, None)
+    fresh = Field(torch.from_numpy(ids))
+    assert before == (fresh.axes, fresh.neural, fresh.distinct)
+    assert field.distinct == (np.unique(ids).size == ids.size)
+
+
+A = torch.ops.aten
+CALLS = [
+    (A.add.Tensor, lambda t: (t(2, 3), t(3))),
+    (A.mean.default, lambda t: (t(2, 3),)),
+    (A.add.Tensor, lambda t: (t(2, 3), 1)),
+    (A.add.Tensor, lambda t: (t(2, 3).t(), 1.0)),
+    (A.var_mean.correction, lambda t: (t(2, 3), [1])),
+    (A.max.dim, lambda t: (t(2, 3), 1)),
+    (A.eq.Scalar, lambda t: (t(2, 3), 0)),
+    (A.clone.default, lambda t: (t(2, 3).t(),)),
+]
+
+
+@pytest.mark.parametrize("number", range(len(CALLS)))
+def test_a_remembered_call_gives_what_the_call_gives(number):
+    func, make = CALLS[number]
+    args = make(lambda *shape: torch.empty(shape, device="meta"))
+    plain = func(*args)
+    for _ in range(2):
+        found = on_meta_tensors(func, args, {})
+        ours, theirs = (x if isinstance(x, tuple) else (x,) for x in (found, plain))
+        assert isinstance(found, tuple) == isinstance(plain, tuple)
+        for one, other in zip(ours, theirs, strict=True):
+            assert (one.shape, one.stride(), one.dtype) == (
+                other.shape, other.stride(), other.dtype,
+            )  # fmt: skip
+            assert one.is_meta
+            assert one is not other
+
+
+def test_views_and_writes_are_never_remembered():
+    x = torch.empty(2, 3, device="meta")
+    for _ in range(2):
+        assert on_meta_tensors(A.t.default, (x,), {})._base is x
+        assert on_meta_tensors(A.add_.Tensor, (x, 1), {}) is x
+        assert on_meta_tensors(A.arange.default, (3,), {"device": "cpu"}).tolist() == [0, 1, 2]
