@@ -78,6 +78,25 @@ def test_equal_programs_are_checked_once() -> None:
     assert table.result(again) == "exact, as other"
 
 
+def test_a_row_begun_without_weights_is_completed(tmp_path: Path) -> None:
+    entry = catalog.Entry("timm", "test_vit")
+    begun = run.go_through([entry], tmp_path, most=0)[entry.key]
+    assert "float64" not in begun
+    assert table.result(begun) == "float64 to come"
+    begun = {**begun, "commit": "before"}
+    rows.append(tmp_path, begun)
+    whole = run.go_through([entry], tmp_path, most=10**8)[entry.key]
+    assert check.problems(whole) == []
+    assert {k: whole[k] for k in ("commit", "meta", "coverage", "discover_s")} == {
+        k: begun[k] for k in ("commit", "meta", "coverage", "discover_s")
+    }
+    assert whole["float64"]["commit"] == rows.origin()["commit"] != "before"
+    rows.append(tmp_path, {**begun, "versions": {"torch": "1.0"}})
+    again = run.go_through([entry], tmp_path, most=10**8)[entry.key]
+    assert again["commit"] == rows.origin()["commit"]
+    assert "float64" in again
+
+
 def test_a_wrong_figure_is_a_problem() -> None:
     good = {
         "model": "timm/a", "meta": {"turned": True, "shapes": True},

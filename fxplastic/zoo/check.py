@@ -58,15 +58,16 @@ class _Steps:
         self.name = name
 
 
-def check(entry: Entry, reuse: Reuse, most: int = MOST_PARAMETERS) -> Row:
+def check(entry: Entry, reuse: Reuse, most: int = MOST_PARAMETERS, begun: Row | None = None) -> Row:
     """The row of one model; an exception of any kind becomes the row's error.
 
     Args:
         entry: the model.
         reuse: the float64 figures of a model that is the same program, by that program's hash.
         most: models with more parameters have no float64 check.
+        begun: the model's row without these checks, to be completed.
     """
-    step, row = _Steps(), {"model": entry.key}
+    step, row = _Steps(), {"model": entry.key, **(begun or {})}
     start = time.perf_counter()
     try:
         with warnings.catch_warnings():
@@ -76,7 +77,8 @@ def check(entry: Entry, reuse: Reuse, most: int = MOST_PARAMETERS) -> Row:
         text = f"{type(error).__name__}: {error}".splitlines()[0][:500]
         row |= {"error": text, "step": step.name}
     gc.collect()
-    return row | {"seconds": round(time.perf_counter() - start, 1)}
+    spent = time.perf_counter() - start + row.get("seconds", 0.0)
+    return row | {"seconds": round(spent, 1)}
 
 
 def _check(entry: Entry, reuse: Reuse, most: int, step: _Steps, row: Row) -> None:
@@ -84,28 +86,18 @@ def _check(entry: Entry, reuse: Reuse, most: int, step: _Steps, row: Row) -> Non
     own = own_inputs(entry, model)
     row |= {"family": family(entry, model), "parameters": count_parameters(model)}
     row["input"] = str(own)
-    step.name = "trace"
+    step.at("trace")
     args, kwargs = own.make("meta", torch.float32)
     start = time.perf_counter()
     traced = trace(model, args, kwargs)
     row["trace_s"] = round(time.perf_counter() - start, 2)
-    step.name = "discover"
-    start = time.perf_counter()
-    found = discover(model, traced, VALUE, witness=True)
-    row["discover_s"] = round(time.perf_counter() - start, 2)
-    row |= _found(model, found)
-    plastic = PlasticModule(model, traced, found.groups, found.frozen, VALUE)
-    step.name = "rewrite on meta"
-    if plastic.groups:
-        remember_run(plastic, Run.of(found.ledger))
-    del model, found
-    row["meta"] = _on_meta(plastic)
-    calls = calls_of(traced)
-    key = program(plastic)
-    del plastic
+    if "meta" not in row:
+        _without_weights(model, traced, step, row)
     if row["parameters"] > most:
         return
-    step.name = "choose an input"
+    step.at("choose an input")
+    calls, key = calls_of(traced), program(PlasticModule(model, traced, {}, ()))
+    del model, traced
     inputs, small_key = _smallest(entry, own, calls, key)
     # Statistics of a batch of two single pixels are signs: any rounding error is blown up by them.
     if inputs.side <= SMALL:
@@ -114,6 +106,19 @@ def _check(entry: Entry, reuse: Reuse, most: int, step: _Steps, row: Row) -> Non
     row["tested"] = f"{inputs.batch}x{inputs}"
     known = reuse(row["program"])
     row["float64"] = known if known is not None else measure(entry, inputs, step.at)
+
+
+def _without_weights(model: nn.Module, traced: Traced, step: _Steps, row: Row) -> None:
+    step.at("discover")
+    start = time.perf_counter()
+    found = discover(model, traced, VALUE, witness=True)
+    row["discover_s"] = round(time.perf_counter() - start, 2)
+    row |= _found(model, found)
+    plastic = PlasticModule(model, traced, found.groups, found.frozen, VALUE)
+    step.at("rewrite on meta")
+    if plastic.groups:
+        remember_run(plastic, Run.of(found.ledger))
+    row["meta"] = _on_meta(plastic)
 
 
 # ---------------------------------------------------------------- what was found

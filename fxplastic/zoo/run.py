@@ -53,12 +53,14 @@ def go_through(
     Returns:
         All rows in the folder.
     """
-    done = rows.load(folder)
-    todo = [e for e in entries if again or e.key not in done or problems(done[e.key])]
+    done = {} if again else rows.load(folder)
+    todo = [e for e in entries if not _finished(done.get(e.key), most)]
     origin = rows.origin()
     with tqdm(total=len(todo), desc="zoo", unit="model", disable=not todo) as bar:
-        for entry, row in _checked(todo, folder, most):
-            rows.append(folder, row | origin)
+        for entry, row in _checked(todo, folder, most, {} if again else origin):
+            for part in [row, *([row["float64"]] if "float64" in row else [])]:
+                part.setdefault("commit", origin["commit"])
+            rows.append(folder, origin | row)
             bar.update()
             bar.set_postfix_str(entry.key)
             for problem in problems(row):
@@ -66,7 +68,14 @@ def go_through(
     return rows.load(folder)
 
 
-def _checked(todo: Sequence[Entry], folder: Path, most: int) -> Iterator[tuple[Entry, Row]]:
+def _finished(row: Row | None, most: int) -> bool:
+    """Whether a row says all that it can, and nothing bad."""
+    return row is not None and not problems(row) and (row["parameters"] > most or "float64" in row)
+
+
+def _checked(
+    todo: Sequence[Entry], folder: Path, most: int, origin: Row
+) -> Iterator[tuple[Entry, Row]]:
     context = multiprocessing.get_context("spawn")
     for start in range(0, len(todo), MODELS_PER_PROCESS):
         batch = list(todo[start : start + MODELS_PER_PROCESS])
@@ -74,7 +83,7 @@ def _checked(todo: Sequence[Entry], folder: Path, most: int) -> Iterator[tuple[E
             with ProcessPoolExecutor(1, mp_context=context, initializer=_start) as pool:
                 try:
                     while batch:
-                        yield batch[0], pool.submit(_one, batch[0], folder, most).result()
+                        yield batch[0], pool.submit(_one, batch[0], folder, most, origin).result()
                         del batch[0]
                 except BrokenProcessPool:
                     row = {"model": batch[0].key, "step": "process", "error": "it was killed"}
@@ -95,12 +104,22 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _one(entry: Entry, folder: Path, most: int) -> Row:
+def _one(entry: Entry, folder: Path, most: int, origin: Row) -> Row:
+    stored = rows.load(folder)
+
     def reuse(program: str) -> Row | None:
-        for row in rows.load(folder).values():
+        for row in stored.values():
             checks = row.get("float64", {})
             if row.get("program") == program and "same_as" not in checks and not problems(row):
                 return {**checks, "same_as": row["model"]}
         return None
 
-    return check(entry, reuse, most)
+    begun = stored.get(entry.key)
+    if begun is not None and (problems(begun) or not _alike(begun, origin)):
+        begun = None
+    return check(entry, reuse, most, begun)
+
+
+def _alike(row: Row, origin: Row) -> bool:
+    """Whether a row was begun by the same versions on the same machine."""
+    return all(row[what] == origin.get(what) for what in ("versions", "machine"))

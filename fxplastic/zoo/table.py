@@ -76,21 +76,29 @@ def _made(rows: Sequence[Row], missing: Sequence[str]) -> str:
         f"- machine: {listed(row['machine'] for row in rows)}",
         f"- commits: {listed(row['commit'] for row in rows)}",
     ]
+    waiting = sum(_waits(row) for row in rows)
+    if waiting:
+        lines.append(f"- **float64 checks to come**: {waiting} models (*float64 to come*)")
     if missing:
         some = ", ".join(missing[:5])
         lines.append(f"- **not checked yet**: {len(missing)} models ({some}, ...)")
     return "\n".join(lines)
 
 
+def _waits(row: Row) -> bool:
+    small = row.get("parameters", MOST_PARAMETERS + 1) <= MOST_PARAMETERS
+    return small and "float64" not in row and not problems(row)
+
+
 def result(row: Row) -> str:
     """What came of a model, in a word or two."""
     if problems(row):
         return f"**{problems(row)[0]}**"
-    if not row["groups"]:
-        return "none exact"
     checks = row.get("float64")
     if checks is None:
-        return "rewritten on meta"
+        return "float64 to come" if _waits(row) else "rewritten on meta"
+    if not row["groups"]:
+        return "none exact"
     word = "exact" if checks.get("grown", 1) else "exact, widths refused"
     return f"{word}, as {checks['same_as'].split('/', 1)[1]}" if "same_as" in checks else word
 
