@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,3 +99,51 @@ def from_data(data: tuple[NodeData, ...]) -> fx.Graph:
         node.meta["source"] = item.source
         nodes.append(node)
     return graph
+
+
+class Copies(Mapping[bool, fx.Graph]):
+    """Copies of graphs, by training flag, each made when it is first asked for.
+
+    Most copies of a module only run, and code that was compiled runs without its graph.
+
+    >>> graph = fx.Graph()
+    >>> _ = graph.output(graph.placeholder("x"))
+    >>> copies = Copies(Copies({False: graph}))
+    >>> [node.op for node in copies[False].nodes], copies[False] is copies[False] is not graph
+    (['placeholder', 'output'], True)
+    """
+
+    def __init__(self, graphs: Mapping[bool, fx.Graph]) -> None:
+        self._made: dict[bool, fx.Graph] = {}
+        self._data = data_of(graphs)
+        self.owner: Any = None
+
+    def __getitem__(self, training: bool) -> fx.Graph:
+        if training not in self._made:
+            graph = from_data(self._data[training])
+            graph.owning_module = self.owner
+            self._made[training] = graph
+        return self._made[training]
+
+    def __iter__(self) -> Iterator[bool]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def data(self) -> dict[bool, tuple[NodeData, ...]]:
+        """All graphs as data; those that were handed out may have been edited since."""
+        return {m: to_data(self._made[m]) if m in self._made else d for m, d in self._data.items()}
+
+    def own(self, owner: Any) -> None:
+        """Name the module that the graphs belong to."""
+        self.owner = owner
+        for graph in self._made.values():
+            graph.owning_module = owner
+
+
+def data_of(graphs: Mapping[bool, fx.Graph]) -> dict[bool, tuple[NodeData, ...]]:
+    """Several graphs as data, without making copies that nobody asked for."""
+    if isinstance(graphs, Copies):
+        return graphs.data()
+    return {mode: to_data(graph) for mode, graph in graphs.items()}

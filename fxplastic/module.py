@@ -14,7 +14,7 @@ import torch
 from torch import fx, nn
 
 from fxplastic.errors import GuardError, TraceError
-from fxplastic.graph_data import from_data, to_data
+from fxplastic.graph_data import Copies, data_of, from_data
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options, fingerprint
 from fxplastic.guards import enter_grad_mode
 from fxplastic.inputs import to_meta
@@ -118,7 +118,11 @@ class PlasticModule(fx.GraphModule):
 
     def _install(self, state: _State) -> None:
         self.__dict__["_plastic"] = state
-        for graph in state.traced.graphs.values():
+        graphs = state.traced.graphs
+        if isinstance(graphs, Copies):
+            graphs.own(self)
+            return
+        for graph in graphs.values():
             graph.owning_module = self
 
     # ------------------------------------------------------------ what it knows
@@ -198,7 +202,7 @@ class PlasticModule(fx.GraphModule):
             state,
             traced=replace(
                 state.traced,
-                graphs={m: to_data(g) for m, g in state.traced.graphs.items()},  # type: ignore[misc]
+                graphs=data_of(state.traced.graphs),  # type: ignore[arg-type]
             ),
             forwards={},
             codes={},
@@ -225,9 +229,8 @@ class PlasticModule(fx.GraphModule):
         memo[id(state)] = None  # compiled code, groups and graphs are not copied along
         contents = {k: v for k, v in self.__dict__.items() if k not in ("_plastic", "_graph")}
         result.__dict__.update(copy.deepcopy(contents, memo))
-        graphs = {m: from_data(to_data(g)) for m, g in state.traced.graphs.items()}
         constants = copy.deepcopy(dict(state.traced.constants), memo)
-        traced = replace(state.traced, graphs=graphs, constants=constants)
+        traced = replace(state.traced, graphs=Copies(state.traced.graphs), constants=constants)
         watched = copy.deepcopy(dict(state.watched), memo)
         result._install(replace(state, traced=traced, watched=watched))
         return result
@@ -300,10 +303,23 @@ def with_layout(
     return result
 
 
-def own_graphs(traced: Traced, of: Traced | None = None) -> Traced:
-    """`traced` with graphs of its own: copies of its graphs, or of another's."""
-    graphs = (of or traced).graphs
-    return replace(traced, graphs={m: from_data(to_data(g)) for m, g in graphs.items()})
+def own_graphs(traced: Traced) -> Traced:
+    """`traced` with graphs of its own."""
+    return replace(traced, graphs=Copies(traced.graphs))
+
+
+def in_layout_of(plastic: PlasticModule, layout: PlasticModule) -> PlasticModule:
+    """The modules and tensors of `plastic` (shared) under the groups and graphs of another.
+
+    What those were compiled to serves both.
+    """
+    result, state = copy.copy(plastic), layout._plastic
+    traced = replace(plastic.traced, graphs=Copies(state.traced.graphs))
+    watched = {
+        m: tuple((p, result.get_submodule(p)) for p, _ in some) for m, some in state.watched.items()
+    }
+    result._install(replace(state, traced=traced, watched=watched, options=options_of(plastic)))
+    return result
 
 
 def traced_for(plastic: PlasticModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:

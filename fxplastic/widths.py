@@ -12,7 +12,7 @@ from fxplastic.errors import WidthError
 from fxplastic.gather import Recipe, recipes
 from fxplastic.groups import Site
 from fxplastic.labels import Origin, check_labels
-from fxplastic.module import PlasticModule, own_graphs, with_layout
+from fxplastic.module import PlasticModule, in_layout_of
 from fxplastic.plan import Plan
 from fxplastic.resize import Resized, resized, run_of, with_tensors
 
@@ -88,6 +88,4 @@ def resized_module(
     module = with_tensors(plastic, kept | dict(new))
     for path, sizes in found.attributes.items():
         vars(module.get_submodule(path)).update(sizes)
-    layout = found.module
-    traced = own_graphs(module.traced, layout.traced)
-    return with_layout(module, traced, layout.groups, layout.frozen)
+    return in_layout_of(module, found.module)
