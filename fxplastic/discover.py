@@ -29,7 +29,7 @@ from fxplastic.interpret import (
 )
 from fxplastic.ledger import Ledger, Place
 from fxplastic.partition import partition
-from fxplastic.propagate import NamesMode
+from fxplastic.propagate import NamesMode, Repeats
 from fxplastic.scale import scale_of
 from fxplastic.ties import ties_of
 from fxplastic.trace import Traced, on_meta
@@ -77,9 +77,12 @@ class NamesInterpreter(MetaInterpreter):
     def constant(self, target: str, value: Tensor) -> Tensor:
         """Constants are opaque; the values of indices are known."""
         meta = super().constant(target, value)
-        known = None if target in self.mode.ledger.stale else _index_values(value)
-        self.mode.seed(meta, Names(opaque(meta.shape), known=known), target)
+        self.mode.seed(meta, self._constants(target, value), target)
         return meta
+
+    def _constants(self, target: str, value: Tensor) -> Names:
+        known = None if target in self.mode.ledger.stale else _index_values(value)
+        return Names(opaque(value.shape), known=known)
 
 
 def _fix_outputs(outputs: Any, mode: NamesMode) -> None:
@@ -147,14 +150,14 @@ def run_on_names(
     model: nn.Module, traced: Traced, ledger: Ledger, watch: Watch | None = None
 ) -> None:
     """Fill `ledger` from both modes' graphs."""
-    seeded = _seed(model, ledger)
+    seeded, repeats = _seed(model, ledger), Repeats()
     for training, graph in traced.graphs.items():
         ledger.training = training
-        mode = NamesMode(ledger)
+        mode = NamesMode(ledger, repeats)
         with plain_attention(), _named(model, mode, seeded, training), torch.no_grad():
             inputs = example_values(graph, traced)
-            for tensor in tensors_in(inputs):
-                mode.give(tensor, Names(opaque(tensor.shape), data=True))
+            for number, tensor in enumerate(tensors_in(inputs)):
+                mode.give(tensor, repeats.input(number, tensor.shape))
             shown = nullcontext() if ledger.witness is None else Data(ledger.bear_witness)
             with mode, shown:
                 outputs = NamesInterpreter(model, graph, traced, mode, watch).run(*inputs)

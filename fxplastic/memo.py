@@ -7,6 +7,7 @@ strides and dtypes of the results depend on those of the arguments alone.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,15 +20,17 @@ _MOST = 4096  # calls that are remembered before all are forgotten
 _results: dict[object, tuple[bool, tuple[Described, ...]]] = {}
 
 
-def on_meta_tensors(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def on_meta_tensors(
+    func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: object | None
+) -> Any:
     """The result of ``func(*args, **kwargs)``, all tensors on meta.
 
     Only calls that make new tensors are remembered; views, writes and whatever has other arguments
-    than tensors, numbers and lists of them are executed each time.
+    than tensors, numbers and lists of them are executed each time. `key` is what `key_of` says.
     """
-    key = _key(func, args, kwargs)
-    if key is None:
+    if key is None or not _makes_new(func):
         return func(*args, **kwargs)
+    key = key, torch.get_default_dtype()
     if key not in _results:
         result = func(*args, **kwargs)
         found = _described(result, (*args, *kwargs.values()))
@@ -44,15 +47,17 @@ def on_meta_tensors(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, A
     return made if several else made[0]
 
 
-def _key(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object | None:
-    """What the result depends on; ``None`` for a call that is not to be remembered."""
-    if any(a.alias_info is not None for a in func._schema.arguments):
-        return None
+def key_of(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object | None:
+    """The call without its tensors' values; ``None`` where some argument is not plain."""
     try:
-        named = tuple((k, _frozen(v)) for k, v in sorted(kwargs.items()))
-        return func, _frozen(args), named, torch.get_default_dtype()
+        return func, _frozen(args), tuple((k, _frozen(v)) for k, v in sorted(kwargs.items()))
     except TypeError:
         return None
+
+
+@cache
+def _makes_new(func: OpOverload) -> bool:
+    return all(a.alias_info is None for a in func._schema.arguments)
 
 
 def _frozen(value: Any) -> object:

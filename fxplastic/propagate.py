@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fxplastic import witness
 from fxplastic.identity import AtomSet, Field, Names, add_field, opaque, same_names
 from fxplastic.ledger import Ledger, Mark
-from fxplastic.memo import on_meta_tensors
+from fxplastic.memo import key_of, on_meta_tensors
 from fxplastic.rules import UNREAD, Call, find, refused
 from fxplastic.rules.base import flat_tensors, geometry
 from fxplastic.rules.combine import meet, merge
@@ -28,15 +29,42 @@ from fxplastic.rules.combine import meet, merge
 LOST = "takes it in, and the rule for it does not say what becomes of it: please report this"
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a rule has made of a call, and the names that it was given: ids stand for them."""
+
+    named: tuple[Names, ...]
+    given: tuple[Names, ...]
+    witness: bytes | None
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Calls that one run has met already, in either mode.
+
+    The same call on the very same names gives the same names, and what its rule says of them
+    stands in the ledger; the second mode's graph is for the most part a repeat of the first's.
+    """
+
+    told: dict[object, Told] = field(default_factory=dict)
+    inputs: dict[object, Names] = field(default_factory=dict)
+
+    def input(self, number: int, shape: torch.Size) -> Names:
+        """Names of an input of the model, the same in both modes."""
+        return self.inputs.setdefault((number, shape), Names(opaque(shape), data=True))
+
+
 class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Executes ATen calls on meta tensors and their names beside them."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, repeats: Repeats | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger = ledger
+        self._told = (repeats or Repeats()).told
         self._names: Any = torch.utils.weak.WeakIdKeyDictionary()
         self._seeded: dict[int, Tensor] = {}  # kept alive, so that no id is used again
         self._known: dict[int, str] = {}
+        self._witness: bytes | None = None  # of the last call that a rule was asked about
         self._views: dict[int, list[weakref.ref[Tensor]]] = {}
 
     def __torch_dispatch__(
@@ -48,7 +76,8 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         kwargs = kwargs or {}
         before = geometry(args[0]) if args and isinstance(args[0], Tensor) else None
-        result = on_meta_tensors(func, args, kwargs)
+        key = key_of(func, args, kwargs)
+        result = on_meta_tensors(func, args, kwargs, key)
         outs = tuple(flat_tensors([result]))
         self.ledger.op = str(func)
         call = Call(func, args, kwargs, outs, self.ledger, self.names, self.give, before)
@@ -56,19 +85,54 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not outs or any(all(t is not out for out in outs) for t in written):
             self._unknown_write(call, written)
             return result
-        rule = find(func)
-        if rule not in UNREAD:
+        drawn = torch.Tag.nondeterministic_seeded in func.tags
+        if key is not None and not written and not drawn:
+            for out, names in zip(outs, self._tell_once(call, key), strict=True):
+                self.give(out, names)
+            return result
+        for out, names in zip(outs, self._tell(call), strict=True):
+            self._write(out, names, in_place=any(out is t for t in written))
+        return result
+
+    def _tell_once(self, call: Call, key: object) -> tuple[Names, ...]:
+        """What the call's rule says, or has said when it was asked the same."""
+        given = tuple(map(self.names, flat_tensors((*call.args, *call.kwargs.values()))))
+        key = key, call.before, tuple(map(_look, given))
+        told = self._told.get(key)
+        if told is not None:
+            if told.witness is not None:
+                self.ledger.bear_witness(told.witness)
+            return told.named
+        atoms, assigned = self.ledger.atom_count, []
+
+        def assign(tensor: Tensor, names: Names) -> None:
+            assigned.append(tensor)
+            self.give(tensor, names)
+
+        named = self._tell(replace(call, assign=assign))
+        named = tuple(
+            self._settled(out, names) for out, names in zip(call.outs, named, strict=True)
+        )
+        if not assigned and self.ledger.atom_count == atoms:
+            self._told[key] = Told(named, given, self._witness)
+        return named
+
+    def _tell(self, call: Call) -> tuple[Names, ...]:
+        """What the call's rule says of its results."""
+        rule = find(call.func)
+        reads = rule not in UNREAD
+        if reads:
             self._freeze_lone(call.tensors())
+        self._witness = None
         if self.ledger.witness is not None:
-            self.ledger.bear_witness(witness.of_call(call, reads=rule not in UNREAD))
+            self._witness = witness.of_call(call, reads=reads)
+            self.ledger.bear_witness(self._witness)
         mark = self.ledger.mark()
         named = rule(call)
         named = (named,) if isinstance(named, Names) else named
-        if rule not in UNREAD:
+        if reads:
             self._account(call, named, mark)
-        for out, names in zip(outs, named, strict=True):
-            self._write(out, names, in_place=any(out is t for t in written))
-        return result
+        return named
 
     def _unknown_write(self, call: Call, written: Sequence[Tensor]) -> None:
         """An op that writes to what it does not return, or returns no tensor at all."""
@@ -210,8 +274,20 @@ def _same_geometry(a: Tensor, b: Tensor) -> bool:
 
 def _written(call: Call) -> list[Tensor]:
     """Tensors that the op's schema says it writes to."""
-    found: list[Any] = []
-    for position, argument in enumerate(call.func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            found.append(call.arg(position, argument.name))
-    return list(flat_tensors(found))
+    return list(flat_tensors(call.arg(i, name) for i, name in _writable(call.func)))
+
+
+@cache
+def _writable(func: OpOverload) -> tuple[tuple[int, str], ...]:
+    """Arguments that an op writes to, by position and name."""
+    return tuple(
+        (position, argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def _look(names: Names) -> object:
+    """All that a rule can see of names, as long as they live."""
+    fields = tuple((id(f.ids), f.carriers) for f in names.fields)
+    return fields, names.data, id(names.known), names.lone
