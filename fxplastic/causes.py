@@ -78,14 +78,16 @@ def _conflicts(ledger: Ledger) -> list[Freeze]:
 
 def _split_parents(ledger: Ledger, atoms: Atoms) -> list[Freeze]:
     """A weight used group by group in one place and as a whole (or otherwise) in another."""
-    touched = {e for event in ledger.events for e in np.unique(atoms.site[event.ids]).tolist()}
-    touched |= {e for pair in ledger.edges for e in np.unique(atoms.site[pair[1]]).tolist()}
-    touched |= {e for f in ledger.freezes for e in np.unique(atoms.site[f.ids]).tolist()}
-    touched |= set(ledger.consumed) | set(ledger.produced)
     children: dict[int, list[int]] = {}
     for number, site in enumerate(ledger.sites):
         if site.parent is not None:
             children.setdefault(site.parent, []).append(number)
+    if not children:
+        return []
+    touched = {e for event in ledger.events for e in np.unique(atoms.site[event.ids]).tolist()}
+    touched |= {e for pair in ledger.edges for e in np.unique(atoms.site[pair[1]]).tolist()}
+    touched |= {e for f in ledger.freezes for e in np.unique(atoms.site[f.ids]).tolist()}
+    touched |= set(ledger.consumed) | set(ledger.produced)
     reason = "a grouped convolution shares its weight with an op that sees it in another way"
     shared = {
         ledger.sites[parent].parameter

@@ -82,8 +82,9 @@ def covered_share(shape: torch.Size, axis: int, sites: Iterable[Site]) -> float:
         axis: 0 or 1.
         sites: sites on this axis; those with rows cover (row, position) pairs.
     """
-    with_rows = axis != 0
-    # Axis 0 has no rows of its own: a single row then stands for the whole axis.
+    sites = list(sites)
+    # Where no site tells rows apart (and axis 0 has none of its own), one stands for all of them.
+    with_rows = axis != 0 and any(site.rows is not None for site in sites)
     seen = torch.zeros(shape[0] if with_rows else 1, shape[axis], dtype=torch.bool)
     for site in sites:
         _mark(seen, site)

@@ -46,7 +46,9 @@ def _drafts(
         sizes = counts[block]
         for size in np.unique(sizes).tolist():
             some, label = members[sizes == size], block[sizes == size]
-            lead = np.array([first[some][label == b].min() for b in label])
+            leads = np.full(label.max() + 1, np.iinfo(first.dtype).max)
+            np.minimum.at(leads, label, first[some])
+            lead = leads[label]
             order = np.lexsort((first[some], lead))
             _, rank = np.unique(lead[order], return_inverse=True)
             drafts.append(Draft(some[order], rank, int(some[0]) not in rough))
