@@ -91,7 +91,7 @@ class Trial:
         shared: dict[int, Any] = {} if self.writes else {id(p): p for p in module.parameters()}
         runner = copy.deepcopy(module, shared).train(training)
         try:
-            with torch.no_grad(), _float64(), _seeded(self.seed), _NoDropout():
+            with torch.no_grad(), float64_throughout(), _seeded(self.seed), _NoDropout():
                 output = runner(*self.args, **self.kwargs)
         except Exception as error:
             shapes = [list(leaf.shape) for leaf in tree_leaves(self.args) if torch.is_tensor(leaf)]
@@ -158,13 +158,38 @@ class _NoDropout(TorchFunctionMode):
         return func(*args, **options)
 
 
+_LESSER = frozenset({torch.float32, torch.float16, torch.bfloat16})
+_CASTS = frozenset({Tensor.float, Tensor.half, Tensor.bfloat16})
+
+
+class _Raised(TorchFunctionMode):
+    """Makes float64 of every other precision that the model's code names.
+
+    Where it says ``.float()``, a double model would stop, or round to seven digits.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func in _CASTS:
+            func = Tensor.double
+        args = tuple(map(_raised, args))
+        return func(*args, **{key: _raised(value) for key, value in (kwargs or {}).items()})
+
+
+def _raised(value: Any) -> Any:
+    lesser = isinstance(value, torch.dtype) and value in _LESSER
+    return torch.float64 if lesser else value
+
+
 @contextmanager
-def _float64() -> Iterator[None]:
-    """Lets tensors that the model makes in its forward be float64 by default."""
+def float64_throughout() -> Iterator[None]:
+    """Lets tensors that a model makes or casts in its forward be float64."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        yield
+        with _Raised():
+            yield
     finally:
         torch.set_default_dtype(before)
 

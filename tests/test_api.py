@@ -15,6 +15,7 @@ import fxplastic
 from fxplastic.discover import Discovery
 from fxplastic.errors import DiscoverError, FxPlasticError, TraceError
 from fxplastic.groups import ChannelGroup
+from fxplastic.trial import Trial, distance
 from tests.adversarial.case import HIDDEN, Rows
 from tests.hand_made import bits
 
@@ -177,6 +178,33 @@ def test_verify_keeps_what_is_exact_and_leaves_the_model_alone() -> None:
     assert proved.fingerprint == plain.fingerprint
     assert bits(model, optimizer) == before
     assert state.shape == torch.get_rng_state().shape
+
+
+class Casts(nn.Module):
+    """Names float32 wherever it can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.conv, self.b = nn.Linear(6, 16), nn.Conv1d(1, 8, 1), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.a(x)).to(torch.float32)
+        steps = self.conv(torch.arange(16, device=x.device)[None, None].float())
+        h = h + steps.mean().to(dtype=torch.float32)
+        return torch.softmax(self.b(h), -1, dtype=torch.float32) * torch.ones(4, dtype=torch.float)
+
+
+def test_verify_works_in_float64_where_the_code_says_float32() -> None:
+    model = Casts()
+    plastic = fxplastic.plasticize(model, torch.randn(4, 6), verify=True)
+    assert set(plastic.groups) == {"a.weight:0"}
+    trial = Trial.of(plastic, (torch.randn(4, 6),), {}, seed=0)
+    (output,) = trial.outputs(trial.module, training=False)
+    assert output.dtype == torch.float64
+    assert not torch.equal(output, output.float().double())
+    turned = fxplastic.rewrite(trial.module, fxplastic.Plan.random(trial.module, turnover=0.4))
+    assert distance(trial.outputs(turned.module, False), [output]) > 1e-3
+    assert model(torch.randn(4, 6)).dtype == torch.float32
 
 
 def test_verify_says_when_it_could_not_test() -> None:

@@ -18,7 +18,7 @@ from fxplastic.plan import Plan
 from fxplastic.resize import remember_run
 from fxplastic.rewrite import rewrite
 from fxplastic.trace import trace
-from fxplastic.trial import Trial, distance
+from fxplastic.trial import Trial, distance, float64_throughout
 from fxplastic.verify import masked
 from fxplastic.width_planner import plan_widths
 from fxplastic.zoo.catalog import Entry, build
@@ -51,14 +51,16 @@ def measure(entry: Entry, inputs: Inputs, tell: Callable[[str], None]) -> Row:
     tell("float64: discover")
     torch.manual_seed(0)
     start = time.perf_counter()
-    model = build(entry, inputs.options, "cpu").double()
-    args, kwargs = inputs.make("cpu", torch.float64)
+    model = build(entry, inputs.options, "cpu")
+    args, kwargs = inputs.make("cpu", torch.float32)
     traced = trace(model, args, kwargs)
     found = discover(model, traced, VALUE, witness=True)
     plastic = PlasticModule(model, traced, found.groups, found.frozen, VALUE)
     trial = Trial.of(plastic, args, kwargs, seed=0)
+    model.double()
     if plastic.groups:
-        remember_run(trial.module, Run.of(found.ledger))
+        with float64_throughout():
+            remember_run(trial.module, Run.of(found.ledger))
     del traced, found
     row: Row = {"groups": len(plastic.groups)}
     here = _Runs(trial, model, trial.modes())
@@ -67,13 +69,10 @@ def measure(entry: Entry, inputs: Inputs, tell: Callable[[str], None]) -> Row:
     tell("float64: trace")
     row["traced"] = here.traced_error(plastic)
     del model, here.model, plastic
-    if trial.module.groups:
-        tell("float64: turnover")
-        row |= _turnover(here)
-        tell("float64: growth")
-        row |= _growth(here)
-        tell("float64: pruning")
-        row |= _pruning(here)
+    with float64_throughout():
+        for name, step in _STEPS.items() if trial.module.groups else ():
+            tell(f"float64: {name}")
+            row |= step(here)
     row["modes"] = ["train" if mode else "eval" for mode in here.modes]
     row["seconds"] = round(time.perf_counter() - start, 1)
     return row
@@ -131,3 +130,6 @@ def _pruning(here: _Runs) -> Row:
         row["pruning"] = here.error(narrow, reference)
         row["pruning_shapes"] = shapes_of(narrow) == predicted_shapes(module, plan)
     return row
+
+
+_STEPS = {"turnover": _turnover, "growth": _growth, "pruning": _pruning}
