@@ -60,7 +60,16 @@ class Field:
     def distinct(self) -> bool:
         """Whether no two positions have the same name."""
         ids = self.array.ravel()
-        return bool((np.diff(ids) < 0).all()) or np.unique(ids).size == ids.size
+        if int(ids.max(initial=0)) - int(ids.min(initial=0)) + 1 < ids.size:
+            return False  # there are not as many names
+        if bool((np.diff(ids) < 0).all()):
+            return True
+        place = _places(ids)
+        if place is None:
+            return bool(np.unique(ids).size == ids.size)
+        seen = np.zeros(int(place.max()) + 1, bool)
+        seen[place] = True
+        return int(seen.sum()) == ids.size
 
     def with_ids(self, ids: Tensor) -> Field:
         """The same carriers over other positions."""
@@ -74,6 +83,12 @@ class Field:
         known = {k: v for k, v in self.__dict__.items() if k not in ("ids", "carriers")}
         twin.__dict__.update(known)
         return twin
+
+
+def _places(ids: Ids) -> Ids | None:
+    """Ids counted from 0, where a table that has them all is not much longer than they are."""
+    low = int(ids.min(initial=0))
+    return ids - low if int(ids.max(initial=0)) - low <= 8 * ids.size + 1024 else None
 
 
 class AtomSet:
@@ -167,14 +182,24 @@ def canonical(ids: Tensor) -> Tensor:
     return ids
 
 
+_GLANCE = 4096
+
+
 def determines(finer: Ids, coarser: Ids) -> bool:
     """Whether `finer` tells every two positions apart that `coarser` does (broadcast together)."""
     if finer is coarser:
         return True
     a, b = (x.ravel() for x in np.broadcast_arrays(finer, coarser))
+    if a.size > 4 * _GLANCE and not determines(a[:_GLANCE], b[:_GLANCE]):
+        return False  # most of what is wrong can be seen at once
     steps = np.diff(a)
     if a.size < 2 or bool((steps > 0).all()) or bool((steps < 0).all()):
         return True
+    place = _places(a)
+    if place is not None:  # one of the values beside each id, and whether the others are the same
+        beside = np.empty(int(place.max()) + 1, b.dtype)
+        beside[place] = b
+        return bool((beside[place] == b).all())
     order = np.argsort(a, kind="stable")
     same = np.diff(a[order]) == 0
     return not bool((same & (np.diff(b[order]) != 0)).any())
