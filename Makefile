@@ -16,7 +16,7 @@ SOURCES := fxplastic tests examples tools
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint format types exact mutants nightly zoo zoo-small \
+.PHONY: help env demo test check lint format types exact optimizers mutants nightly zoo zoo-small \
 	approximate clean
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make exact    the exactness table over 31 models: docs/exact.md (resumable)"
 	@echo "make nightly  property tests over 2,000 drawn architectures"
 	@echo "make mutants  mistakes planted in every rule, and who survives: docs/mutants.md"
+	@echo "make optimizers  how optimizer state follows: docs/optimizers.md (a minute)"
 	@echo "make zoo      every model of timm, torchvision, transformers: docs/zoo.md (hours; resumable)"
 	@echo "make zoo-small  the smallest model of each of timm's files, from nothing (about 40 min)"
 	@echo "make approximate  what approximate=True does to functions: docs/approximate.md"
@@ -64,6 +65,9 @@ format: $(STAMP)
 
 exact: $(STAMP)
 	$(PY) -m tools.exact
+
+optimizers: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m tools.optimizers
 
 mutants: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m tools.mutants

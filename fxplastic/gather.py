@@ -6,7 +6,7 @@ plan does to a tensor is put together here first, so that each tensor is edited 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -79,15 +79,30 @@ class Recipe:
             )
         return gathered(self.tensor, self.maps)
 
+    def value_of(self, tensor: Tensor) -> Tensor:
+        """The new value of a tensor that holds values of the parameter, such as an average."""
+        return gathered(tensor, self.maps)
+
     def derivative(self, tensor: Tensor, degree: int) -> Tensor:
         """The new value of a tensor of some degree in the gradient (1: the gradient itself).
 
         For a function-preserving plan, the gradient of a weight is gathered on every axis and
         scaled by the share on producer axes: a consumer's weight is scaled, its gradient is not.
         """
-        return _apply(
-            tensor, self.maps, lambda m: None if m.produced is None else m.produced.pow(degree)
-        )
+        return self.scaled(tensor, lambda share: share.pow(degree))
+
+    def scaled(
+        self, tensor: Tensor, factor: Callable[[Tensor], Tensor], axes: Container[int] | None = None
+    ) -> Tensor:
+        """A tensor gathered on every axis, times a function of the share on producer axes.
+
+        Args:
+            tensor: of the parameter's shape, but of size 1 on axes that are left out.
+            factor: from shares to what scales.
+            axes: of these axes alone; all by default.
+        """
+        maps = [m for m in self.maps if axes is None or m.axis in axes]
+        return _apply(tensor, maps, lambda m: None if m.produced is None else factor(m.produced))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,51 +1,42 @@
 """What an optimizer remembers of a parameter, and how that follows the parameter.
 
-Every state tensor has a degree d in the gradient: under a function-preserving plan it is gathered
-like the parameter and scaled by share^d on producer axes. The law is exact for no weight decay or
-a decoupled one; after pruning the function changes, and survivors keep the same formula.
+Every state tensor has a law (see `fxplastic.state_laws`), of most a degree d in the gradient: under
+a function-preserving plan it is gathered like the parameter and scaled by share^d on producer axes.
+The law is exact for no weight decay or a decoupled one; after pruning the function changes, and
+survivors keep the same formula.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Optimizer
 
 from fxplastic.errors import OptimizerError
+from fxplastic.follow import follower
 from fxplastic.gather import Recipe
 from fxplastic.plastic import Plastic
+from fxplastic.state_laws import REFUSED, STATE_LAWS, laws_of, name_of
 
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
-
-# Degree in the gradient of each state key; None for what belongs to no single weight (a step
-# count). To teach fxplastic another optimizer, add a row: the class itself, not a parent.
-STATE_DEGREES: dict[type[Optimizer], dict[str, int | None]] = {
-    SGD: {"momentum_buffer": 1},
-    Adam: {"step": None, "exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2},
-    AdamW: {"step": None, "exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2},
-}
 
 
 def check_optimizer(optimizer: object, plastic: Plastic) -> None:
     """Raise OptimizerError unless `optimizer` is of a known class and trains some of the model."""
-    kind = type(optimizer)
     if not isinstance(optimizer, Optimizer):
+        kind: type = type(optimizer)
         raise OptimizerError(
             f"optimizer is a {kind.__name__}, not a torch.optim.Optimizer; pass the optimizer "
             "itself (of a wrapper, the one inside), or None"
         )
-    if kind not in STATE_DEGREES:
-        known = ", ".join(sorted(row.__name__ for row in STATE_DEGREES))
-        raise OptimizerError(
-            f"how the state of {kind.__module__}.{kind.__qualname__} follows a turnover is not "
-            f"known (known: {known}); add a row to fxplastic.optim.STATE_DEGREES with the degree "
-            "in the gradient of each state key, or use a known class"
-        )
+    kind = type(optimizer)
+    if laws_of(kind) is None:
+        raise OptimizerError(_unknown(kind))
     own = {id(parameter) for _, parameter in plastic.named_parameters()}
     if not any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
         raise OptimizerError(
@@ -54,34 +45,48 @@ def check_optimizer(optimizer: object, plastic: Plastic) -> None:
         )
 
 
-def state_tensors(optimizer: Optimizer, recipe: Recipe) -> list[tuple[str, Tensor, int]]:
-    """Key, tensor and degree of all that `optimizer` keeps per weight of one parameter.
+def _unknown(kind: type) -> str:
+    name = name_of(kind)
+    if name in REFUSED:
+        return f"the state of {name} cannot follow a turnover: {REFUSED[name]}"
+    known = ", ".join(sorted(k if isinstance(k, str) else name_of(k) for k in STATE_LAWS))
+    return (
+        f"how the state of {kind.__module__}.{kind.__qualname__} follows a turnover is not known "
+        f"(known: {known}); add a row to fxplastic.state_laws.STATE_LAWS with the degree in the "
+        "gradient of each state key, or use a known class"
+    )
+
+
+def carried_state(
+    optimizer: Optimizer, recipe: Recipe
+) -> list[tuple[str, Tensor, Callable[[], Tensor]]]:
+    """All that `optimizer` keeps per weight of one parameter: key, tensor, and how to make the new.
 
     Raises:
-        OptimizerError: a key without a degree, or a tensor that has not the parameter's shape.
+        OptimizerError: a key without a law, or a tensor that has not the parameter's shape.
     """
-    degrees = STATE_DEGREES[type(optimizer)]
+    laws = laws_of(type(optimizer)) or {}
     found = []
     # `.get`, as the state is a defaultdict: looking must not add an entry.
-    for key, value in optimizer.state.get(recipe.tensor, {}).items():
+    state = optimizer.state.get(recipe.tensor, {})
+    for key, value in state.items():
         where = f"{type(optimizer).__name__} state {key!r} of {recipe.name!r}"
-        if key not in degrees:
+        if key not in laws:
             raise OptimizerError(
-                f"{where} is not known (known: {', '.join(degrees)}); add its degree in the "
-                f"gradient to fxplastic.optim.STATE_DEGREES[{type(optimizer).__name__}]"
+                f"{where} is not known (known: {', '.join(laws)}); add its degree in the gradient "
+                f"to fxplastic.state_laws.STATE_LAWS[{name_of(type(optimizer))!r}]"
             )
-        degree = degrees[key]
-        if degree is None or value is None:
+        law = laws[key]
+        if law is None or value is None:
             continue
-        if not isinstance(value, Tensor) or value.shape != recipe.tensor.shape:
-            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise OptimizerError(
-                f"{where} is {shape}, not a tensor of the parameter's shape "
-                f"{tuple(recipe.tensor.shape)}; the optimizer belongs to another state of the "
-                "model: build it anew, or load the state that goes with these weights"
-            )
-        found.append((key, value, degree))
+        options = _options(optimizer, recipe.tensor)
+        found.append((key, value, follower(where, law, recipe, value, options, state)))
     return found
+
+
+def _options(optimizer: Optimizer, parameter: Tensor) -> Mapping[str, Any]:
+    groups = optimizer.param_groups
+    return next((g for g in groups if any(p is parameter for p in g["params"])), {})
 
 
 def twin_optimizer(optimizer: OptimizerT, twins: Mapping[int, nn.Parameter]) -> OptimizerT:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from fxplastic.errors import RewriteError
 from fxplastic.gather import AxisMap, Recipe, recipes
 from fxplastic.module import PlasticModule
-from fxplastic.optim import check_optimizer, state_tensors, twin_optimizer
+from fxplastic.optim import carried_state, check_optimizer, twin_optimizer
 from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.rewritten import PlasticT, Rewritten
@@ -57,8 +57,8 @@ def rewrite_(plastic: Plastic, plan: Plan, optimizer: Optimizer | None = None) -
     Args:
         plastic: the plastic module itself, not a compiled or data-parallel wrapper.
         plan: made for this model; every width stays.
-        optimizer: of the model's parameters (SGD, Adam or AdamW; see
-            `fxplastic.optim.STATE_DEGREES`). Without it, state that exists goes stale.
+        optimizer: of the model's parameters, of a class in `fxplastic.state_laws.STATE_LAWS` (all
+            of `torch.optim` and timm's but a few). Without it, state that exists goes stale.
 
     Raises:
         PlanError: the plan was made for another model.
@@ -200,7 +200,7 @@ def _changes(plastic: Plastic, plan: Plan, optimizer: Optimizer | None) -> list[
 def _changes_of(recipe: Recipe, optimizer: Optimizer | None) -> Iterator[_Change]:
     """A tensor's own change, its gradient's and its optimizer state's."""
     name, tensor = recipe.name, recipe.tensor
-    states = [] if optimizer is None else state_tensors(optimizer, recipe)
+    states = [] if optimizer is None else carried_state(optimizer, recipe)
     _step(f"make {name}")
     yield _Change(name, tensor.detach(), recipe.value())
     if tensor.is_leaf and tensor.grad is not None:
@@ -211,9 +211,9 @@ def _changes_of(recipe: Recipe, optimizer: Optimizer | None) -> Iterator[_Change
         _step(f"make gradient of {name}")
         grad = tensor.grad.detach()
         yield _Change(f"gradient of {name}", grad, recipe.derivative(grad, 1))
-    for key, value, degree in states:
+    for key, value, make in states:
         _step(f"make {key} of {name}")
-        new = recipe.derivative(value, degree)
+        new = make()
         yield _Change(f"{key} of {name}", value.detach(), new, key)
 
 
