@@ -245,6 +245,8 @@ def test_a_name_that_the_class_needs_is_refused() -> None:
         made(model)
 
 
+# torch 2.11 makes an instance of every autograd function that it compiles, and says so itself.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_it_compiles(model: Net) -> None:
     plastic = made(model).eval()
     compiled = torch.compile(plastic, backend="eager", fullgraph=True)
