@@ -131,7 +131,8 @@ def _check_finite(group: ChannelGroup, row: Sequence[float]) -> None:
         if not math.isfinite(value):
             raise ScoreError(
                 f"the score of neuron {neuron} of group {group.name!r} is {value}; leave batches "
-                "whose loss or gradient is not finite out of the scores"
+                "whose loss or gradient is not finite out of the scores (GradientScores does, and "
+                "gives NaN where no batch is left: look for the step where the loss diverged)"
             )
 
 

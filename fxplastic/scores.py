@@ -1,4 +1,4 @@
-"""How much each neuron matters: gradient magnitude, accumulated over batches.
+"""How much each neuron matters: gradient magnitude, accumulated over batches, and its rivals.
 
 The score of a neuron is the sum over batches, and over its producer parameters, of the magnitude
 of the loss gradient (Sakai and Hotta, arXiv 2507.09940, 2025). With class weights in the loss,
@@ -7,192 +7,195 @@ rare classes weigh more in it; `class_weights` makes them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import random
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
+from fxplastic.class_weights import class_weights
 from fxplastic.errors import ScoreError
-from fxplastic.groups import ChannelGroup, Site
 from fxplastic.plastic import Plastic, require_plastic
+from fxplastic.slices import Slices
 
+__all__ = ["Criterion", "GradientScores", "class_weights"]
 
-@dataclass(frozen=True, eq=False)
-class _Source:
-    """One parameter axis that adds to the score of a group."""
-
-    group: str
-    parameter: nn.Parameter
-    site: Site
+Criterion = Literal["magnitude", "net", "last", "taylor", "l1", "random"]
+_WITHOUT_GRADIENT = ("l1", "random")
 
 
 class GradientScores:
-    """Sums of |gradient| per neuron over every `update` since the last `reset`.
+    """One number per neuron, from every `update` since the last `reset`.
 
-    Per neuron, all of its producer parameters count (filter rows, biases, norm weights), buffers
-    and consumers do not; tied weights count once. A gradient scaled by a loss scaler is scored as
-    it is: all groups by the same factor, as long as the scale stays what it was.
+    Producer parameters count (filter rows, biases, norm weights), buffers do not; tied weights
+    count once. The criteria:
+
+    * ``"magnitude"``: the sum of abs(gradient) over batches and producer parameters;
+    * ``"net"``: the sum over producer parameters of abs(sum of gradients over batches);
+    * ``"last"``: like magnitude, of the last batch alone;
+    * ``"taylor"``: abs(sum of gradient x weight over batches and consumer parameters), which is
+      the first-order effect of masking the neuron (Molchanov et al., 2017). Over a filter in front
+      of a BatchNorm the same sum would be zero;
+    * ``"l1"``: the sum of abs(weight) over producer parameters, as they are when asked;
+    * ``"random"``: a number from 0 to 1, the same for the same seed and name.
+
+    A batch with a gradient that is not finite (a step that a loss scaler skips) is left out and
+    counted in `left_out`.
 
     Args:
         plastic: the model whose groups are scored; its parameters are not touched.
+        criterion: what counts.
+        seed: of random scores.
 
     Raises:
-        ScoreError: not a plastic module, or wrapped in something.
+        ScoreError: not a plastic module, or wrapped in something; no such criterion.
     """
 
-    def __init__(self, plastic: Plastic) -> None:
+    def __init__(
+        self, plastic: Plastic, criterion: Criterion = "magnitude", *, seed: int = 0
+    ) -> None:
         require_plastic(plastic, ScoreError)
-        named = dict(plastic.named_parameters(remove_duplicate=False))
-        self._groups = dict(plastic.groups)
-        self._sources = tuple(
-            source for group in self._groups.values() for source in _sources(group, named)
-        )
-        self._device = {name: _home(group, named) for name, group in self._groups.items()}
+        if criterion not in get_args(Criterion):
+            raise ScoreError(
+                f"criterion={criterion!r}; give one of {', '.join(map(repr, get_args(Criterion)))}"
+            )
+        self.criterion = criterion
+        self._seed = seed
+        self._slices = Slices(plastic, "consumer" if criterion == "taylor" else "producer")
+        scored = {id(parameter) for parameter in self._slices.parameters}
+        self._others = tuple(p for _, p in plastic.named_parameters() if id(p) not in scored)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, for instance after a turnover."""
         self._sums: dict[str, Tensor] = {}
-        self._index: dict[tuple[int, torch.device], tuple[Tensor, Tensor | None]] = {}
+        self._nets: dict[int, Tensor] = {}
+        self._good: Tensor | None = None  # number of batches that counted, on the device
         self._updates = 0
 
-    def update(self) -> None:
-        """Add the gradients that are there now; call it after `backward`, before `zero_grad`.
+    def update(self, scaler: GradScaler | None = None) -> None:
+        """Add the gradients that are there now; once per step, before `zero_grad`.
 
-        All work is on the parameters' devices, and nothing waits for them. A parameter without a
-        gradient adds nothing.
+        Call it after the last backward of the step: where gradients are accumulated over several
+        backwards, they are then scored as a whole; where they are clipped, before or after it, and
+        always the same. All work is on the parameters' devices, and nothing waits for them. A
+        parameter without a gradient adds nothing.
+
+        Args:
+            scaler: a loss scaler whose `unscale_` was not called in this step: gradients are
+                divided by its scale.
         """
-        magnitudes: dict[int, Tensor] = {}
-        reduced: dict[tuple[int, int, bool], Tensor] = {}
-        with torch.no_grad():
-            for source in self._sources:
-                if source.parameter.grad is not None:
-                    self._add(source, magnitudes, reduced)
         self._updates += 1
+        if self.criterion in _WITHOUT_GRADIENT:
+            return
+        with torch.no_grad():
+            batch = self._slices.sums(self._of_batch)
+            factor = _unscaling(scaler)
+            if factor is not None:
+                batch = {name: row * factor.to(row.device) for name, row in batch.items()}
+            self._add(batch, factor)
 
     def values(self) -> dict[str, Tensor]:
         """Scores per group, ``[size]``, on the device of the group's parameters; copies.
 
         float64 for float64 gradients, float32 for all others. Zero for a group whose parameters
-        never had a gradient.
+        never had a gradient; NaN for all where no batch had a finite one.
 
         Raises:
             ScoreError: `update` was not called since the beginning or the last `reset`.
         """
-        if self._updates == 0:
-            raise ScoreError(
-                "no gradient has been scored; call update() after backward() for at least one batch"
-            )
-        return {name: self._sum(name, torch.float32).clone() for name in self._groups}
+        if self.criterion == "random":
+            return {name: self._drawn(name) for name in self._slices.groups}
+        with torch.no_grad():
+            if self.criterion == "l1":
+                return self._slices.sums(lambda parameter: parameter.detach().abs())
+            if self._good is None:
+                raise ScoreError(
+                    "no gradient has been scored; call update() after backward() for at least one "
+                    "batch"
+                )
+            if self.criterion == "net":
+                result = self._slices.sums(self._net)
+            else:
+                result = {name: row.abs() for name, row in self._sums.items()}
+            some = self._good > 0
+            return {n: torch.where(some.to(r.device), r, torch.nan) for n, r in result.items()}
 
-    def reset(self) -> None:
-        """Forget everything, for instance after a turnover."""
-        self._sums.clear()
-        self._updates = 0
+    @property
+    def updates(self) -> int:
+        """Number of batches since the last `reset`."""
+        return self._updates
 
-    def _add(
-        self,
-        source: _Source,
-        magnitudes: dict[int, Tensor],
-        reduced: dict[tuple[int, int, bool], Tensor],
-    ) -> None:
-        """Add one parameter axis to its group; |g| and its sums are shared between groups."""
-        parameter, axis = source.parameter, source.site.axis
-        key = id(parameter)
-        if key not in magnitudes:
-            magnitudes[key] = _magnitude(parameter)
-        by_row = source.site.rows is not None
-        if (key, axis, by_row) not in reduced:
-            reduced[key, axis, by_row] = _reduced(magnitudes[key], axis, by_row)
-        sums = reduced[key, axis, by_row]
-        positions, rows = self._on(source.site, sums.device)
-        if rows is None:
-            each = sums[positions].sum(1)
-        else:
-            each = sums[rows[:, :, None], positions[:, None, :]].sum((1, 2))
-        total = self._sum(source.group, each.dtype)
-        self._sums[source.group] = total + each.to(total.device)
+    @property
+    def left_out(self) -> int:
+        """Number of them with a gradient that is not finite; asking waits for the device."""
+        return 0 if self._good is None else self._updates - int(self._good)
 
-    def _sum(self, group: str, dtype: torch.dtype) -> Tensor:
-        """What a group has so far, zeros at first."""
-        if group not in self._sums:
-            return torch.zeros(self._groups[group].size, dtype=dtype, device=self._device[group])
-        return self._sums[group]
+    # ------------------------------------------------------------ one batch
+    def _of_batch(self, parameter: nn.Parameter) -> Tensor | None:
+        grad = _dense_gradient(parameter)
+        if grad is None or self.criterion == "net":
+            return grad
+        return grad * parameter.detach() if self.criterion == "taylor" else grad.abs()
 
-    def _on(self, site: Site, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """A site's indices on a device; moved there once."""
-        key = (id(site), device)
-        if key not in self._index:
-            rows = None if site.rows is None else site.rows.to(device)
-            self._index[key] = site.positions.to(device), rows
-        return self._index[key]
+    def _add(self, batch: dict[str, Tensor], factor: Tensor | None) -> None:
+        """Add a batch where it is finite, without asking on the host whether it is."""
+        finite = _finite([*batch.values(), *self._rest()])
+        for name, row in batch.items():
+            before = self._sums.get(name)
+            good = finite.to(row.device)
+            before = torch.zeros_like(row) if before is None else before
+            after = row if self.criterion == "last" else before + row
+            self._sums[name] = torch.where(good, after, before)
+        if self.criterion == "net":
+            self._add_nets(finite, factor)
+        self._good = finite.long() if self._good is None else self._good + finite
 
+    def _rest(self) -> list[Tensor]:
+        """Sums of the other gradients: a loss scaler skips a step for these, too."""
+        grads = [_dense_gradient(parameter) for parameter in self._others]
+        return [grad.sum(dtype=torch.float32) for grad in grads if grad is not None]
 
-def _sources(group: ChannelGroup, named: dict[str, nn.Parameter]) -> list[_Source]:
-    """Producer parameters of a group, each axis position of each tensor once."""
-    seen: set[tuple[int, int, bytes]] = set()
-    result = []
-    for site in group.producers:
-        parameter = named.get(site.parameter)
-        if parameter is None:  # a buffer
-            continue
-        key = id(parameter), site.axis, site.positions.numpy().tobytes()
-        if key not in seen:
-            seen.add(key)
-            result.append(_Source(group.name, parameter, site))
-    return result
+    def _add_nets(self, finite: Tensor, factor: Tensor | None) -> None:
+        for parameter in self._slices.parameters:
+            grad = _dense_gradient(parameter)
+            if grad is None:
+                continue
+            wide = grad.to(torch.float64 if grad.dtype == torch.float64 else torch.float32)
+            wide = wide if factor is None else wide * factor.to(wide.device)
+            wide = torch.where(finite.to(wide.device), wide, 0.0)
+            before = self._nets.get(id(parameter))
+            self._nets[id(parameter)] = wide if before is None else before + wide
+
+    def _net(self, parameter: nn.Parameter) -> Tensor | None:
+        total = self._nets.get(id(parameter))
+        return None if total is None else total.abs()
+
+    def _drawn(self, name: str) -> Tensor:
+        draw = random.Random(f"{self._seed}:{name}")
+        zeros = self._slices.zeros(name, torch.float32)
+        return zeros + torch.tensor([draw.random() for _ in zeros], device=zeros.device)
 
 
-def _home(group: ChannelGroup, named: dict[str, nn.Parameter]) -> torch.device:
-    """Device of the group's first parameter."""
-    devices = (named[s.parameter].device for s in group.sites if s.parameter in named)
-    return next(devices, torch.device("cpu"))
-
-
-def _magnitude(parameter: nn.Parameter) -> Tensor:
-    """|gradient| as a dense tensor."""
+def _dense_gradient(parameter: nn.Parameter) -> Tensor | None:
+    """The gradient as a dense tensor, if there is one."""
     grad = parameter.grad
-    assert grad is not None
-    return (grad if grad.layout == torch.strided else grad.to_dense()).detach().abs()
+    if grad is None:
+        return None
+    return (grad if grad.layout == torch.strided else grad.to_dense()).detach()
 
 
-def _reduced(magnitude: Tensor, axis: int, by_row: bool) -> Tensor:
-    """Sum over all axes but `axis` (and axis 0, where rows matter), in float32 or float64."""
-    kept = {0, axis} if by_row else {axis}
-    dims = [d for d in range(magnitude.ndim) if d not in kept]
-    dtype = torch.float64 if magnitude.dtype == torch.float64 else torch.float32
-    return magnitude.sum(dims, dtype=dtype) if dims else magnitude.to(dtype)
+def _unscaling(scaler: GradScaler | None) -> Tensor | None:
+    """What gradients are to be multiplied by; on the scaler's device."""
+    if scaler is None or not scaler.is_enabled() or scaler._scale is None:
+        return None
+    return scaler._scale.double().reciprocal().float()
 
 
-def class_weights(
-    counts: Sequence[int] | Tensor, scheme: str = "inverse", *, beta: float = 0.9999
-) -> Tensor:
-    """Weight of each class's samples, normalised to a mean of 1 over the samples.
-
-    Args:
-        counts: number of training samples of each class, ``[classes]``.
-        scheme: ``"inverse"`` frequency, or ``"effective"`` number of samples (Cui et al., 2019).
-        beta: of the effective number, between 0 and 1.
-
-    Returns:
-        float32 ``[classes]`` on the device of `counts`, for the `weight` of a loss.
-
-    Raises:
-        ScoreError: a class without samples, or no such scheme.
-
-    >>> class_weights([99, 1])
-    tensor([ 0.5051, 50.0000])
-    """
-    number = torch.as_tensor(counts).to(torch.float64)
-    if number.ndim != 1 or number.numel() == 0:
-        raise ScoreError(f"counts has shape {tuple(number.shape)}; give one number per class")
-    empty = [i for i, n in enumerate(number.tolist()) if not n > 0]
-    if empty:
-        raise ScoreError(
-            f"class {empty[0]} has {number[empty[0]].item():g} samples, which has no weight; "
-            "leave it out, or count at least one"
-        )
-    if scheme == "inverse":
-        weight = 1.0 / number
-    elif scheme == "effective":
-        weight = (1.0 - beta) / (1.0 - beta**number)
-    else:
-        raise ScoreError(f"scheme={scheme!r}; give 'inverse' or 'effective'")
-    return (weight * number.sum() / (weight * number).sum()).to(torch.float32)
+def _finite(sums: list[Tensor]) -> Tensor:
+    """Whether all of a batch's sums are finite, as a tensor on the first one's device."""
+    flags = [row.isfinite().all() for row in sums]
+    if not flags:
+        return torch.ones((), dtype=torch.bool)
+    return torch.stack([flag.to(flags[0].device) for flag in flags]).all()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fxplastic.errors import ScoreError
 from fxplastic.plan import Plan
+from fxplastic.planner import plan_turnover
 from fxplastic.rewrite import rewrite_
 from fxplastic.scores import GradientScores, class_weights
 from tests.hand_made import MODELS, Branches, ConvNet, HandMade, Tied, build, images
@@ -129,6 +130,135 @@ def test_sparse_gradients_count_like_dense_ones() -> None:
     sparse.update()
     for name, values in dense.values().items():
         torch.testing.assert_close(sparse.values()[name], values, rtol=1e-14, atol=0)
+
+
+def by_hand(model: HandMade, role: str, value) -> dict[str, Tensor]:
+    """Sums of `value(name, parameter)` over each neuron's slices of one role."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    result = {}
+    for name, group in model.groups.items():
+        row = torch.zeros(group.size, dtype=torch.float64)
+        seen = set()
+        for site in group.sites:
+            if site.role != role or site.parameter not in named:
+                continue
+            if (id(named[site.parameter]), site.axis) in seen:
+                continue
+            seen.add((id(named[site.parameter]), site.axis))
+            tensor = value(site.parameter, named[site.parameter])
+            for neuron in range(group.size):
+                mine = tensor if site.rows is None else tensor[site.rows[neuron]]
+                row[neuron] += mine.index_select(site.axis, site.positions[neuron]).sum()
+        result[name] = row
+    return result
+
+
+def scored(model: HandMade, kind: type[HandMade], criterion: str) -> dict[str, Tensor]:
+    scores = GradientScores(model, criterion)
+    for seed in range(3):
+        backward(model, images(kind, seed))
+        scores.update()
+    return scores.values()
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_each_criterion_is_its_definition(kind: type[HandMade]) -> None:
+    model = build(kind)
+    grads = []
+    for seed in range(3):
+        backward(model, images(kind, seed))
+        grads.append({n: p.grad.clone()
+                      for n, p in model.named_parameters(remove_duplicate=False)})  # fmt: skip
+    total = {n: sum(g[n] for g in grads) for n in grads[0]}
+    wanted = {
+        "net": by_hand(model, "producer", lambda n, p: total[n].abs()),
+        "last": by_hand(model, "producer", lambda n, p: grads[-1][n].abs()),
+        "l1": by_hand(model, "producer", lambda n, p: p.detach().abs()),
+        "taylor": by_hand(model, "consumer", lambda n, p: total[n] * p.detach()),
+    }
+    for criterion, rows in wanted.items():
+        found = scored(model, kind, criterion)
+        for name, row in rows.items():
+            torch.testing.assert_close(found[name], row.abs(), rtol=1e-10, atol=1e-14)
+            assert row.abs().max() > 1e-6
+
+
+def test_taylor_is_the_slope_of_the_loss_when_a_neuron_is_masked() -> None:
+    model = build(ConvNet)
+    x = images(ConvNet)
+    backward(model, x)
+    scores = GradientScores(model, "taylor")
+    scores.update()
+    for name, group in model.groups.items():
+        (site,) = (s for s in group.sites if s.role == "consumer")
+        weight = model.get_parameter(site.parameter)
+        for neuron in range(group.size):
+            losses = []
+            for factor in (1 - 1e-6, 1 + 1e-6):
+                with torch.no_grad():
+                    kept = weight.clone()
+                    rows = slice(None) if site.rows is None else site.rows[neuron][:, None]
+                    weight[rows, site.positions[neuron]] *= factor
+                    losses.append(float((model(x) ** 2).sum()))
+                    weight.copy_(kept)
+            slope = (losses[1] - losses[0]) / 2e-6
+            assert scores.values()[name][neuron] == pytest.approx(abs(slope), rel=1e-4, abs=1e-7)
+
+
+def test_random_scores_depend_on_seed_and_name_alone() -> None:
+    model = build(ConvNet)
+    one, same, other = (GradientScores(model, "random", seed=s).values() for s in (1, 1, 2))
+    for name, row in one.items():
+        assert torch.equal(row, same[name])
+        assert not torch.equal(row, other[name])
+        assert row.min() >= 0
+        assert row.unique().numel() == row.numel()
+
+
+def test_an_unknown_criterion_is_refused() -> None:
+    with pytest.raises(ScoreError, match="criterion='l2'; give one of 'magnitude', 'net'"):
+        GradientScores(build(Branches), "l2")
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "net", "last", "taylor"])
+@pytest.mark.parametrize("where", ["left.weight", "fc.bias"])
+def test_a_batch_that_is_not_finite_is_left_out_and_counted(criterion: str, where: str) -> None:
+    model = build(Branches)
+    assert where in dict(model.named_parameters())
+    scores, alone = GradientScores(model, criterion), GradientScores(model, criterion)
+    backward(model, images(Branches))
+    scores.update()
+    alone.update()
+    model.get_parameter(where).grad.view(-1)[0] = float("nan")
+    scores.update()
+    assert (scores.updates, scores.left_out) == (2, 1)
+    for name, row in alone.values().items():
+        assert torch.equal(scores.values()[name], row)
+    scores.reset()
+    scores.update()
+    assert all(row.isnan().all() for row in scores.values().values())
+    with pytest.raises(ScoreError, match="NaN where no batch is left"):
+        plan_turnover(model, scores)
+    backward(model, images(Branches))
+    scores.update()
+    assert all(row.isfinite().all() for row in scores.values().values())
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "net", "taylor"])
+def test_a_loss_scaler_that_changes_its_mind_changes_no_score(criterion: str) -> None:
+    model = build(Branches)
+    plain, scaled = GradientScores(model, criterion), GradientScores(model, criterion)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for seed, scale in enumerate((1024.0, 2.0)):
+        backward(model, images(Branches, seed))
+        plain.update()
+        scaler.scale(torch.zeros(()))  # makes the scale where there is none yet
+        scaler.update(scale)
+        for parameter in model.parameters():
+            parameter.grad *= scale
+        scaled.update(scaler)
+    for name, row in plain.values().items():
+        torch.testing.assert_close(scaled.values()[name], row, rtol=1e-6, atol=0)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,118 @@
+"""Sums over each neuron's slices of whatever has the shape of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fxplastic.groups import ChannelGroup, Role, Site
+from fxplastic.plastic import Plastic
+
+
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """One parameter axis that adds to the score of a group."""
+
+    group: str
+    parameter: nn.Parameter
+    site: Site
+
+
+class Slices:
+    """The slices of every neuron in the parameters of one role; tied weights count once.
+
+    Args:
+        plastic: the model.
+        role: producer parameters (filter rows, biases, norm weights) or consumers.
+    """
+
+    def __init__(self, plastic: Plastic, role: Role) -> None:
+        named = dict(plastic.named_parameters(remove_duplicate=False))
+        self.groups = dict(plastic.groups)
+        self._sources = tuple(
+            source for group in self.groups.values() for source in _sources(group, named, role)
+        )
+        self.parameters = tuple({id(s.parameter): s.parameter for s in self._sources}.values())
+        self._device = {name: _home(group, named) for name, group in self.groups.items()}
+        self._index: dict[tuple[int, torch.device], tuple[Tensor, Tensor | None]] = {}
+
+    def sums(self, value_of: Callable[[nn.Parameter], Tensor | None]) -> dict[str, Tensor]:
+        """Per group one sum per neuron, ``[size]``, on the device of the group's parameters.
+
+        Args:
+            value_of: a dense tensor of the parameter's shape; ``None`` adds nothing.
+
+        Returns:
+            float64 for float64 values, float32 for all others.
+        """
+        values: dict[int, Tensor | None] = {}
+        reduced: dict[tuple[int, int, bool], Tensor] = {}
+        totals: dict[str, Tensor] = {}
+        for source in self._sources:
+            key = id(source.parameter)
+            if key not in values:
+                values[key] = value_of(source.parameter)
+            value = values[key]
+            if value is not None:
+                each = self._each(source, value, reduced)
+                total = totals.get(source.group, self.zeros(source.group, each.dtype))
+                totals[source.group] = total + each.to(total.device)
+        return {n: totals[n] if n in totals else self.zeros(n, torch.float32) for n in self.groups}
+
+    def zeros(self, group: str, dtype: torch.dtype) -> Tensor:
+        """No score for any neuron of a group."""
+        return torch.zeros(self.groups[group].size, dtype=dtype, device=self._device[group])
+
+    def _each(
+        self, source: _Source, value: Tensor, reduced: dict[tuple[int, int, bool], Tensor]
+    ) -> Tensor:
+        """One parameter axis, summed neuron by neuron; sums are shared between groups."""
+        axis, by_row = source.site.axis, source.site.rows is not None
+        key = id(source.parameter), axis, by_row
+        if key not in reduced:
+            reduced[key] = _reduced(value, axis, by_row)
+        sums = reduced[key]
+        positions, rows = self._on(source.site, sums.device)
+        if rows is None:
+            return sums[positions].sum(1)
+        return sums[rows[:, :, None], positions[:, None, :]].sum((1, 2))
+
+    def _on(self, site: Site, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """A site's indices on a device; moved there once."""
+        key = (id(site), device)
+        if key not in self._index:
+            rows = None if site.rows is None else site.rows.to(device)
+            self._index[key] = site.positions.to(device), rows
+        return self._index[key]
+
+
+def _sources(group: ChannelGroup, named: dict[str, nn.Parameter], role: Role) -> list[_Source]:
+    """Parameters of a group in one role, each axis position of each tensor once."""
+    seen: set[tuple[int, int, bytes]] = set()
+    result = []
+    for site in group.sites:
+        parameter = named.get(site.parameter)
+        if parameter is None or site.role != role:  # a buffer, or the other role
+            continue
+        key = id(parameter), site.axis, site.positions.numpy().tobytes()
+        if key not in seen:
+            seen.add(key)
+            result.append(_Source(group.name, parameter, site))
+    return result
+
+
+def _home(group: ChannelGroup, named: dict[str, nn.Parameter]) -> torch.device:
+    """Device of the group's first parameter."""
+    devices = (named[s.parameter].device for s in group.sites if s.parameter in named)
+    return next(devices, torch.device("cpu"))
+
+
+def _reduced(value: Tensor, axis: int, by_row: bool) -> Tensor:
+    """Sum over all axes but `axis` (and axis 0, where rows matter), in float32 or float64."""
+    kept = {0, axis} if by_row else {axis}
+    dims = [d for d in range(value.ndim) if d not in kept]
+    dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
+    return value.sum(dims, dtype=dtype) if dims else value.to(dtype)
