@@ -226,13 +226,31 @@ def add_field(fields: list[Field], new: Field) -> None:
 
 
 def _collapse(fields: list[Field]) -> None:
-    """Too many opaque fields become one index per axis: the finest labels, so never a wrong one."""
+    """Too many opaque fields become one per axis, and those that lie on several one index per axis.
+
+    Fields along one axis alone become one that tells exactly what they tell together. An index is
+    the finest of labels: it is never wrong, and tells apart what could have changed places.
+    """
     loose = [f for f in fields if not f.neural]
     if len(loose) <= MAX_OPAQUE:
         return
-    sizes = [max(f.ids.shape[a] for f in loose) for a in range(loose[0].ids.ndim)]
-    fields[:] = [f for f in fields if f.neural]
-    fields.extend(opaque(sizes))
+    alone: dict[int, list[Field]] = {}
+    for f in loose:
+        if len(f.axes) == 1:
+            alone.setdefault(f.axes[0], []).append(f)
+    several = [f for f in loose if len(f.axes) > 1]
+    joint = [_jointly(some) for some in alone.values()]
+    if len(joint) + len(several) > MAX_OPAQUE:
+        joint = list(opaque([max(f.ids.shape[a] for f in loose) for a in range(loose[0].ids.ndim)]))
+        several = []
+    fields[:] = [*(f for f in fields if f.neural), *several, *joint]
+
+
+def _jointly(fields: Sequence[Field]) -> Field:
+    """One opaque field that tells what several along one axis tell."""
+    lines = np.stack([f.array.ravel() for f in fields])
+    _, labels = np.unique(lines, axis=1, return_inverse=True)
+    return Field(torch.from_numpy(-1 - labels.astype(np.int32)).reshape(fields[0].ids.shape))
 
 
 def same_names(a: Sequence[Field], b: Sequence[Field]) -> bool:

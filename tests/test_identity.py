@@ -8,9 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from torch import Tensor, nn
 
+import fxplastic
 from fxplastic import identity
-from fxplastic.identity import AtomSet, Field, determines
+from fxplastic.identity import AtomSet, Field, add_field, determines
 from fxplastic.memo import key_of, on_meta_tensors
 
 IDS = arrays.arrays(np.int32, st.integers(1, 12), elements=st.integers(-4, 3000) | st.just(10**7))
@@ -48,6 +50,49 @@ def test_facts_about_a_field_survive_other_carriers(ids):
     fresh = Field(torch.from_numpy(ids))
     assert before == (fresh.axes, fresh.neural, fresh.distinct)
     assert field.distinct == (np.unique(ids).size == ids.size)
+
+
+LINES = st.lists(
+    st.lists(st.integers(-3, 0), min_size=6, max_size=6), min_size=identity.MAX_OPAQUE + 1,
+    max_size=identity.MAX_OPAQUE + 6,
+)  # fmt: skip
+
+
+@given(LINES)
+def test_many_opaque_names_along_one_axis_become_what_they_tell_together(lines):
+    fields = [Field(torch.arange(1, 3, dtype=torch.int32).reshape(1, 2))]
+    for line in lines:
+        add_field(fields, Field(torch.tensor(line, dtype=torch.int32).reshape(6, 1)))
+    found = [f for f in fields if not f.neural]
+    assert len(found) <= identity.MAX_OPAQUE
+    assert sum(f.neural for f in fields) == 1
+    told = list(zip(*(f.ids.flatten().tolist() for f in found), strict=True)) or [()] * 6
+    wanted = list(zip(*lines, strict=True))
+    for i in range(6):
+        assert [told[i] == told[j] for j in range(6)] == [wanted[i] == wanted[j] for j in range(6)]
+
+
+class Dense(nn.Module):
+    """Each layer adds a piece to the axis that all the others read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6 + 4 * i, 4) for i in range(14))
+        self.first, self.last = nn.Linear(5, 6), nn.Linear(6 + 4 * 14, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for layer in self.layers:
+            x = torch.cat([x, torch.relu(layer(x))], -1)
+        return self.last(x)
+
+
+def test_many_pieces_on_one_axis_stay_groups():
+    model = Dense().double()
+    x = torch.randn(3, 5, dtype=torch.float64)
+    plastic = fxplastic.plasticize(model, x, verify=True)
+    assert {g.size for g in plastic.groups.values()} == {4, 6}
+    assert len(plastic.groups) == 15
 
 
 A = torch.ops.aten
