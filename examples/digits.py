@@ -27,7 +27,6 @@ from tqdm import tqdm
 
 import fxplastic
 from fxplastic.coverage import coverage, frozen_reasons
-from fxplastic.scores import class_weights
 from fxplastic.verify import masked
 
 CLASSES = 10
@@ -117,7 +116,7 @@ def train_epoch(
     scores: fxplastic.GradientScores | None,
 ) -> None:
     """One epoch with the class-weighted loss; `scores`, if given, watch every gradient."""
-    weights = class_weights(data.counts).to(settings.device)
+    weights = fxplastic.class_weights(data.counts).to(settings.device)
     for images, labels in batches(data, settings, epoch):
         optimizer.zero_grad()
         losses = functional.cross_entropy(model(images), labels, reduction="none")

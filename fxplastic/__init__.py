@@ -1,6 +1,7 @@
 """fxplastic: exact duplication and pruning of neurons in any traceable PyTorch model."""
 
 from fxplastic.api import plasticize
+from fxplastic.classes import class_weights
 from fxplastic.coverage import Coverage, coverage
 from fxplastic.errors import (
     DiscoverError,
@@ -20,7 +21,7 @@ from fxplastic.plan import Plan
 from fxplastic.planner import plan_turnover
 from fxplastic.rewrite import rewrite, rewrite_
 from fxplastic.rewritten import Rewritten
-from fxplastic.scores import GradientScores, class_weights
+from fxplastic.scores import GradientScores
 from fxplastic.view import group_graph
 from fxplastic.width_planner import plan_widths
 

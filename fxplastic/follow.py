@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -15,43 +16,70 @@ from fxplastic.state_laws import Law
 Make = Callable[[], Tensor]
 
 
-def follower(
-    where: str,
-    law: Law,
-    recipe: Recipe,
-    value: object,
-    options: Mapping[str, Any],
-    state: Mapping[str, Any],
-) -> Make:
-    """What makes the new value of a state tensor; it is checked now and made later.
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """One thing that an optimizer keeps of a parameter.
 
-    Args:
+    Attributes:
         where: what to call it in an error.
         law: how it follows.
-        recipe: how its parameter is edited.
         value: the tensor.
+        recipe: how its parameter is edited.
         options: of the parameter's group in the optimizer.
         state: all that the optimizer keeps of the parameter.
-
-    Raises:
-        OptimizerError: it has not the shape that the law needs.
     """
-    if law.kind == "factored":
-        return _factored(where, law, recipe, value, options, state)
-    tensor = _of_shape(where, value, recipe.tensor.shape)
-    if law.kind == "weight":
-        return lambda: recipe.value_of(tensor)
-    start = _start(law, options, state)
-    if start:
-        return lambda: recipe.scaled(tensor - start, law.factor) + start
-    return lambda: recipe.scaled(tensor, law.factor)
+
+    where: str
+    law: Law
+    value: object
+    recipe: Recipe
+    options: Mapping[str, Any]
+    state: Mapping[str, Any]
+
+    def follower(self) -> Make:
+        """What makes the new value: everything is checked now, and made later.
+
+        Raises:
+            OptimizerError: it has not the shape that the law needs.
+        """
+        law, recipe = self.law, self.recipe
+        self._check_factors()
+        if law.kind == "factored":
+            return _factored(self)
+        tensor = _of_shape(self.where, self.value, recipe.tensor.shape)
+        if law.kind == "weight":
+            return lambda: recipe.value_of(tensor)
+        start = self._start()
+        if start:
+            return lambda: recipe.scaled(tensor - start, law.factor) + start
+        return lambda: recipe.scaled(tensor, law.factor)
+
+    def _start(self) -> float:
+        """What is left in a tensor of what it started from."""
+        law = self.law
+        if law.fades:
+            return math.pow(float(self.options[law.fades]), float(self.state["step"]))
+        return float(self.options.get(law.start, 0.0)) if law.start else 0.0
+
+    def _check_factors(self) -> None:
+        """At other widths, the optimizer must choose the same axes to factor as before."""
+        least = self.options.get("min_dim_size_to_factor")
+        if least is None:
+            return
+        before, after = tuple(self.recipe.tensor.shape), self.recipe.shape
+        if _choice(before, least) != _choice(after, least):
+            raise OptimizerError(
+                f"{self.where}: the optimizer factors second moments by the sizes of the axes "
+                f"(min_dim_size_to_factor={least}), and from {before} to {after} its choice could "
+                "be another one, which this state does not fit; keep the order of the sizes and "
+                "the side of the limit, or build the optimizer anew"
+            )
 
 
-def _start(law: Law, options: Mapping[str, Any], state: Mapping[str, Any]) -> float:
-    """What is left in a tensor of what it started from."""
-    if law.fades:
-        return math.pow(float(options[law.fades]), float(state["step"]))
-    return float(options.get(law.start, 0.0)) if law.start else 0.0
+def _choice(shape: tuple[int, ...], least: int) -> object:
+    """All that decides which axes of a tensor are factored."""
+    order = sorted(range(len(shape)), key=lambda axis: (shape[axis], axis))
+    return order, [(n >= least, n > least) for n in shape]
 
 
 def _of_shape(where: str, value: object, *shapes: tuple[int, ...]) -> Tensor:
@@ -66,23 +94,17 @@ def _of_shape(where: str, value: object, *shapes: tuple[int, ...]) -> Tensor:
 
 
 # ---------------------------------------------------------------- means over an axis
-def _factored(
-    where: str,
-    law: Law,
-    recipe: Recipe,
-    value: object,
-    options: Mapping[str, Any],
-    state: Mapping[str, Any],
-) -> Make:
+def _factored(kept: Kept) -> Make:
     """One of two factors, each the mean of squares over the axis that the other one has.
 
     The squares are taken for the product of both, divided by its mean, as the optimizer takes them:
     the new mean over an axis is that of the other factor's new values there.
     """
+    law, recipe, where = kept.law, kept.recipe, kept.where
     shape = tuple(recipe.tensor.shape)
-    axes = _axes(law, shape, options)
-    whole, mine = _with_axis(where, law, value, shape, axes)
-    partner, other = _with_axis(where, law, state.get(law.partner), shape, axes[::-1])
+    axes = _axes(law, shape, kept.options)
+    whole, mine = _with_axis(where, law, kept.value, shape, axes)
+    partner, other = _with_axis(where, law, kept.state.get(law.partner), shape, axes[::-1])
     rest = [a for a in range(len(shape)) if a not in (mine, other)]
     if any(m.index.ndim == 2 and (m.axis in (mine, other) or 0 in (mine, other))
            for m in recipe.maps):  # fmt: skip

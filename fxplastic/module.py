@@ -202,6 +202,7 @@ class PlasticModule(fx.GraphModule):
             state,
             traced=replace(
                 state.traced,
+                # Data in place of graphs, until `__setstate__` makes graphs of it again.
                 graphs=data_of(state.traced.graphs),  # type: ignore[arg-type]
             ),
             forwards={},

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fxplastic.errors import OptimizerError
-from fxplastic.follow import follower
+from fxplastic.follow import Kept
 from fxplastic.gather import Recipe
 from fxplastic.plastic import Plastic
 from fxplastic.state_laws import REFUSED, STATE_LAWS, laws_of, name_of
@@ -80,7 +80,8 @@ def carried_state(
         if law is None or value is None:
             continue
         options = _options(optimizer, recipe.tensor)
-        found.append((key, value, follower(where, law, recipe, value, options, state)))
+        kept = Kept(where, law, value, recipe, options, state)
+        found.append((key, value, kept.follower()))
     return found
 
 

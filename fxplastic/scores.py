@@ -2,7 +2,7 @@
 
 The score of a neuron is the sum over batches, and over its producer parameters, of the magnitude
 of the loss gradient (Sakai and Hotta, arXiv 2507.09940, 2025). With class weights in the loss,
-rare classes weigh more in it; `class_weights` makes them.
+rare classes weigh more in it; `fxplastic.class_weights` makes them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from fxplastic.class_weights import class_weights
 from fxplastic.errors import ScoreError
 from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.slices import Slices
-
-__all__ = ["Criterion", "GradientScores", "class_weights"]
 
 Criterion = Literal["magnitude", "net", "last", "taylor", "l1", "random"]
 _WITHOUT_GRADIENT = ("l1", "random")
@@ -137,7 +134,9 @@ class GradientScores:
         grad = _dense_gradient(parameter)
         if grad is None or self.criterion == "net":
             return grad
-        return grad * parameter.detach() if self.criterion == "taylor" else grad.abs()
+        if self.criterion == "taylor":  # in low precision a product could be infinite, or nothing
+            return _wide(grad) * _wide(parameter.detach())
+        return grad.abs()
 
     def _add(self, batch: dict[str, Tensor], factor: Tensor | None) -> None:
         """Add a batch where it is finite, without asking on the host whether it is."""
@@ -162,7 +161,7 @@ class GradientScores:
             grad = _dense_gradient(parameter)
             if grad is None:
                 continue
-            wide = grad.to(torch.float64 if grad.dtype == torch.float64 else torch.float32)
+            wide = _wide(grad)
             wide = wide if factor is None else wide * factor.to(wide.device)
             wide = torch.where(finite.to(wide.device), wide, 0.0)
             before = self._nets.get(id(parameter))
@@ -184,6 +183,10 @@ def _dense_gradient(parameter: nn.Parameter) -> Tensor | None:
     if grad is None:
         return None
     return (grad if grad.layout == torch.strided else grad.to_dense()).detach()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
 
 
 def _unscaling(scaler: GradScaler | None) -> Tensor | None:

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxplastic.classes import class_weights
 from fxplastic.errors import ScoreError
 from fxplastic.plan import Plan
 from fxplastic.planner import plan_turnover
 from fxplastic.rewrite import rewrite_
-from fxplastic.scores import GradientScores, class_weights
+from fxplastic.scores import GradientScores
 from tests.hand_made import MODELS, Branches, ConvNet, HandMade, Tied, build, images
 
 
@@ -296,3 +297,16 @@ def test_class_weights_refuse_what_has_no_weight() -> None:
         class_weights([3, 1], "root")
     with pytest.raises(ScoreError, match=r"shape \(\)"):
         class_weights(torch.tensor(3))
+
+
+def test_the_taylor_product_of_half_precision_is_neither_infinite_nor_nothing() -> None:
+    model = build(Branches).half()
+    for factor in (3e4, 1e-5):
+        for parameter in model.parameters():
+            parameter.data.fill_(factor)
+            parameter.grad = torch.full_like(parameter, factor)
+        scores = GradientScores(model, "taylor")
+        scores.update()
+        assert scores.left_out == 0
+        value = float(torch.tensor(factor).half()) ** 2
+        assert scores.values()["left.weight:0"].tolist() == pytest.approx([3 * value] * 6, rel=1e-5)

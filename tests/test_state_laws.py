@@ -1,6 +1,9 @@
 """The table of optimizers: every key of every class follows as its law says, measured."""
 
+import types
+
 import pytest
+import timm.optim
 import torch
 from timm.optim import Lookahead
 from torch import Tensor, nn
@@ -12,8 +15,8 @@ from fxplastic.optim import check_optimizer
 from fxplastic.plan import Plan
 from fxplastic.rewrite import rewrite, rewrite_
 from fxplastic.state_laws import REFUSED, STATE_LAWS, Law, laws_of, name_of
-from tests.hand_made import Branches, ConvNet, build, images, train_step
-from tests.state_laws import CASES, MODELS, Case, errors
+from tests.hand_made import Branches, ConvNet, bits, build, images, train_step
+from tests.state_laws import CASES, MODELS, Case, errors, inputs, make
 
 TOLERANCE = 1e-11
 APART = ("torch.SparseAdam", "torch.ASGD")  # with tests of their own below
@@ -164,3 +167,57 @@ def test_what_cannot_follow_is_refused_with_the_reason(name: str) -> None:
         check_optimizer(stranger(model.parameters(), lr=0.1), model)
     assert REFUSED[name] in str(error.value)
     assert name_of(LBFGS) in REFUSED
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+def test_a_rewritten_copy_steps_like_the_one_in_place(case: Case) -> None:
+    model = build(ConvNet)
+    optimizer = make(case, model)
+    train_step(model, optimizer, inputs(ConvNet, 0))
+    plan = Plan.random(model, turnover=0.4)
+    result = rewrite(model, plan, optimizer)
+    rewrite_(model, plan, optimizer)
+    assert bits(model, optimizer) == bits(result.module, result.optimizer)
+    for module, its in ((model, optimizer), (result.module, result.optimizer)):
+        train_step(module, its, inputs(ConvNet, 1))
+    assert bits(model, optimizer) == bits(result.module, result.optimizer)
+
+
+def widened(case: Case, width: int) -> None:
+    """A hidden layer of 20 gets another width, and the optimizer goes on."""
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(24, 20), nn.ReLU(), nn.Linear(20, 18))
+    plastic = fxplastic.plasticize(mlp, torch.zeros(2, 24))
+    optimizer = make(case, plastic)
+    x = torch.randn(5, 24)
+    train_step(plastic, optimizer, x)
+    result = rewrite(plastic, fxplastic.plan_widths(plastic, width), optimizer)
+    assert result.optimizer is not None
+    train_step(result.module, result.optimizer, x)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+def test_every_optimizer_goes_on_at_another_width(case: Case) -> None:
+    widened(case, 22)
+
+
+@pytest.mark.parametrize("width", [12, 30])
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.label.startswith("timm Adafactor")], ids=lambda c: c.label
+)
+def test_a_width_at_which_other_axes_would_be_factored_is_refused(case: Case, width: int) -> None:
+    with pytest.raises(OptimizerError, match=r"min_dim_size_to_factor=16.*its choice could be"):
+        widened(case, width)
+
+
+def test_every_class_of_timm_is_in_the_table_or_refused() -> None:
+    classes = {
+        name_of(kind)
+        for module in vars(timm.optim).values()
+        if isinstance(module, types.ModuleType)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Optimizer)
+        and kind.__module__ == module.__name__
+    }  # fmt: skip
+    assert len(classes) > 20
+    assert classes <= {*STATE_LAWS, *REFUSED}

@@ -25,7 +25,8 @@ width. Every tensor's shape has to be what the sites' positions foretell.
 Models of at most {most:,} parameters are checked in float64 as well, in eval and in train mode:
 the turnover (uneven and signed shares) against masking, the pruning against masking, the growth
 (signed shares) and the traced forward against the model as it was. Parameters that stand at a
-constant are spread first, dropout is the identity, stochastic depth has the same seed. *Error* is
+constant are spread first, dropout is the identity, stochastic depth has the same seed, and where a
+model's code names float32, it gets float64. *Error* is
 the worst of all these, relative to the largest output; it has to be at most {tolerance:g}. *Effect*
 is what masking changes. The input is the smallest (from 56 pixels on) at which the model makes the
 same calls as at its own size; a model that is made for one size is made for the smaller one where
