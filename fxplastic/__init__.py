@@ -1,7 +1,8 @@
 """fxplastic: exact duplication and pruning of neurons in any traceable PyTorch model."""
 
 from fxplastic.api import plasticize
-from fxplastic.classes import class_weights
+from fxplastic.classes import class_counts, class_weights
+from fxplastic.controller import Plasticity
 from fxplastic.coverage import Coverage, coverage
 from fxplastic.errors import (
     DiscoverError,
@@ -19,15 +20,19 @@ from fxplastic.groups import ChannelGroup, FrozenAxis, Site
 from fxplastic.module import PlasticModule
 from fxplastic.plan import Plan
 from fxplastic.planner import plan_turnover
+from fxplastic.policy import Policy
 from fxplastic.rewrite import rewrite, rewrite_
 from fxplastic.rewritten import Rewritten
+from fxplastic.schedule import Adaptive, Schedule
 from fxplastic.scores import GradientScores
+from fxplastic.turnover import Turnover
 from fxplastic.view import group_graph
 from fxplastic.width_planner import plan_widths
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Adaptive",
     "ChannelGroup",
     "Coverage",
     "DiscoverError",
@@ -40,12 +45,17 @@ __all__ = [
     "Plan",
     "PlanError",
     "PlasticModule",
+    "Plasticity",
+    "Policy",
     "RewriteError",
     "Rewritten",
+    "Schedule",
     "ScoreError",
     "Site",
     "TraceError",
+    "Turnover",
     "WidthError",
+    "class_counts",
     "class_weights",
     "coverage",
     "forecast",

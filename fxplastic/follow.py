@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fxplastic.diversity import Touch
 from fxplastic.errors import OptimizerError
 from fxplastic.gather import Recipe
 from fxplastic.state_laws import Law
@@ -27,6 +28,7 @@ class Kept:
         recipe: how its parameter is edited.
         options: of the parameter's group in the optimizer.
         state: all that the optimizer keeps of the parameter.
+        touch: a policy that has the last word.
     """
 
     where: str
@@ -35,6 +37,7 @@ class Kept:
     recipe: Recipe
     options: Mapping[str, Any]
     state: Mapping[str, Any]
+    touch: Touch | None = None
 
     def follower(self) -> Make:
         """What makes the new value: everything is checked now, and made later.
@@ -42,6 +45,12 @@ class Kept:
         Raises:
             OptimizerError: it has not the shape that the law needs.
         """
+        make, touch = self._by_law(), self.touch
+        if touch is None:
+            return make
+        return lambda: touch.state(self.recipe, make(), self._start())
+
+    def _by_law(self) -> Make:
         law, recipe = self.law, self.recipe
         self._check_factors()
         if law.kind == "factored":

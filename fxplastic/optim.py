@@ -11,12 +11,14 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from fxplastic.diversity import Touch
 from fxplastic.errors import OptimizerError
 from fxplastic.follow import Kept
 from fxplastic.gather import Recipe
@@ -58,9 +60,14 @@ def _unknown(kind: type) -> str:
 
 
 def carried_state(
-    optimizer: Optimizer, recipe: Recipe
+    optimizer: Optimizer, recipe: Recipe, touch: Touch | None = None
 ) -> list[tuple[str, Tensor, Callable[[], Tensor]]]:
     """All that `optimizer` keeps per weight of one parameter: key, tensor, and how to make the new.
+
+    Args:
+        optimizer: left as it is.
+        recipe: how the parameter is edited.
+        touch: a policy that has a say in what is remembered.
 
     Raises:
         OptimizerError: a key without a law, or a tensor that has not the parameter's shape.
@@ -80,7 +87,9 @@ def carried_state(
         if law is None or value is None:
             continue
         options = _options(optimizer, recipe.tensor)
-        kept = Kept(where, law, value, recipe, options, state)
+        if touch is not None and touch.policy.carry == "copy" and law.kind != "weight":
+            law = replace(law, kind="factored" if law.kind == "factored" else "power", power=0)
+        kept = Kept(where, law, value, recipe, options, state, touch)
         found.append((key, value, kept.follower()))
     return found
 

@@ -69,6 +69,7 @@ class Plan:
         shares: Mapping[str, Sequence[float] | Tensor] | None = None,
         *,
         notes: Iterable[str] = (),
+        any_sum: bool = False,
     ) -> Plan:
         """A plan from indices.
 
@@ -79,6 +80,8 @@ class Plan:
             shares: per group, each new neuron's share of its source's outgoing weight; by
                 default an even split among the copies of a source.
             notes: remarks to keep with the plan.
+            any_sum: shares need not sum to one. Such a plan changes the function, as under
+                `Policy.paper`.
 
         Raises:
             PlanError: no such group, an index out of range or of another block, a length that
@@ -92,7 +95,7 @@ class Plan:
             if name not in takes:
                 raise PlanError(f"shares name group {name!r}, which has no take; give it one")
         edits = {
-            name: _edit(plastic.groups[name], take, shares.get(name))
+            name: _edit(plastic.groups[name], take, shares.get(name), any_sum=any_sum)
             for name, take in takes.items()
         }
         return _plan(plastic, edits, tuple(notes))
@@ -268,12 +271,13 @@ def _check_ratio(name: str, value: float, highest: float) -> None:
         raise PlanError(f"{name}={value!r}; give a number from 0 to {highest}")
 
 
-def _edit(group: ChannelGroup, take: object, share: object) -> Edit:
+def _edit(group: ChannelGroup, take: object, share: object, *, any_sum: bool = False) -> Edit:
     entries = as_ints(group.name, take)
     shares = even_shares(entries) if share is None else as_floats(group.name, share)
     edit = Edit(entries, shares, group.size, group.block_count)
     check_edit(group.name, edit)
-    check_sums(group.name, edit)
+    if not any_sum:
+        check_sums(group.name, edit)
     return edit
 
 

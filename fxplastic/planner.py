@@ -13,14 +13,21 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fxplastic.draw import Shares, part_of
+from fxplastic.counts import (
+    Scope,
+    by_group,
+    by_network,
+    check_ratio,
+    check_scope,
+    left_alone,
+    ratios,
+)
 from fxplastic.errors import PlanError, ScoreError
 from fxplastic.groups import ChannelGroup
-from fxplastic.plan import Plan, check_shares
+from fxplastic.plan import Plan
 from fxplastic.plastic import Plastic, check_name, require_plastic
+from fxplastic.policy import Split, split_of
 from fxplastic.scores import GradientScores
-
-_DEFAULT_SHARE = {"even": 0.5, "uneven": 0.25, "signed": 0.25}
 
 
 def plan_turnover(
@@ -28,65 +35,75 @@ def plan_turnover(
     scores: GradientScores | Mapping[str, Tensor],
     ratio: float = 0.3,
     *,
-    shares: Shares = "uneven",
+    scope: Scope = "group",
+    shares: Split = "uneven",
     share: float | None = None,
     groups: Iterable[str] | None = None,
+    overrides: Mapping[str, float] | None = None,
+    protect: Iterable[str] = (),
+    min_width: int = 1,
 ) -> Plan:
     """In each block of b neurons, copy the top k over the bottom k, ``k = floor(ratio * b)``.
 
-    Neurons are ranked by score, equal ones by index. The worst slot gets the best neuron. A group
-    where k is 0 stays as it is and is reported in the plan's notes. Scores come to the host in
-    one transfer.
+    Neurons are ranked by score, equal ones by index. The worst slot gets the best neuron. Every
+    group that stays as it is is reported in the plan's notes, with the reason. Scores come to the
+    host in one transfer.
 
     Args:
         plastic: the model.
         scores: per group, one number per neuron, ``[size]``; larger is better.
         ratio: part of each block to turn over; above 0, at most 0.5.
+        scope: ``"group"``; or ``"network"``: k is the number of a block's neurons that are among
+            the lowest `ratio` of all, by score over the group's mean score, at most half a block.
         shares: how a duplicated neuron's outgoing weight is split between original and copy:
             ``"even"`` in halves (two such copies never part in a deterministic network),
-            ``"uneven"`` as (1-share, share), ``"signed"`` as (1+share, -share).
+            ``"uneven"`` as (1-share, share), ``"signed"`` as (1+share, -share). ``"whole"`` and
+            ``"zero"`` give the copy all of it, or nothing: see `Policy`, which needs them.
         share: of the copy; by default 0.25.
         groups: names of the groups to turn over; all by default.
+        overrides: ratio of single groups, by name (``*`` matches anything; the last match counts);
+            0 leaves one alone. They take no part in a ranking over the network.
+        protect: names (``*`` matches anything) of groups to leave alone.
+        min_width: groups with narrower blocks are left alone.
 
     Raises:
         PlanError: ratio or share out of range, no such group.
         ScoreError: a group without scores, of another size, or a score that is not finite.
+
+    >>> from torch import nn, tensor, zeros
+    >>> from fxplastic import plasticize
+    >>> mlp = plasticize(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), zeros(2, 3))
+    >>> plan_turnover(mlp, {"0.weight:0": tensor([3.0, 9, 1, 2])}, 0.25).edits["0.weight:0"].take
+    (0, 1, 1, 3)
     """
     require_plastic(plastic, PlanError)
-    if not isinstance(ratio, int | float) or not 0.0 < ratio <= 0.5:
-        raise PlanError(f"ratio={ratio!r}; give a number above 0 and at most 0.5")
-    kept, copied = _split(shares, share)
-    chosen = [
-        check_name(plastic.groups, name) for name in (plastic.groups if groups is None else groups)
-    ]
+    check_ratio(ratio)
+    check_scope(scope)
+    kept, copied = split_of(shares, share)
+    names = plastic.groups if groups is None else groups
+    chosen = [check_name(plastic.groups, name) for name in names]
+    own, rest, notes = ratios(plastic.groups, chosen, ratio, overrides or {}, protect, min_width)
+    chosen = [group for group in chosen if group.name in own or group.name in rest]
     values = scores.values() if isinstance(scores, GradientScores) else scores
+    rows = {
+        group.name: row
+        for group, row in zip(chosen, on_host(plastic.groups, chosen, values), strict=True)
+    }
+    counts = by_group(plastic.groups, own | rest)
+    if scope == "network":
+        counts |= by_network(plastic.groups, {name: rows[name] for name in rest}, ratio)
     takes: dict[str, list[int]] = {}
     parts: dict[str, list[float]] = {}
-    notes: list[str] = []
-    for group, row in zip(chosen, on_host(plastic.groups, chosen, values), strict=True):
-        k = part_of(ratio, group.block_size)
-        if k == 0:
-            notes.append(_left_alone(group, ratio))
+    for group in chosen:
+        if not any(counts[group.name]):
+            of_all = scope if group.name in rest else "group"
+            notes.append(left_alone(group, (own | rest)[group.name], of_all))
             continue
-        takes[group.name], top = _turned(group, row, k)
+        takes[group.name], top = _turned(group, rows[group.name], counts[group.name])
         parts[group.name] = [1.0] * group.size
         for slot, source in top.items():
             parts[group.name][slot], parts[group.name][source] = copied, kept
-    return Plan.from_takes(plastic, takes, parts, notes=notes)
-
-
-def _split(kind: Shares, share: float | None) -> tuple[float, float]:
-    """Shares of original and copy."""
-    check_shares(kind)
-    value = _DEFAULT_SHARE[kind] if share is None else share
-    if kind == "even" and value != 0.5:
-        raise PlanError(f"share={value!r} with shares='even'; leave it out, or say 'uneven'")
-    highest = math.inf if kind == "signed" else 1.0
-    if not isinstance(value, int | float) or not 0.0 < value < highest:
-        raise PlanError(
-            f"share={value!r} with shares={kind!r}; give a number above 0 and below {highest}"
-        )
-    return (1.0 + value, -value) if kind == "signed" else (1.0 - value, value)
+    return Plan.from_takes(plastic, takes, parts, notes=notes, any_sum=shares == "whole")
 
 
 def on_host(
@@ -136,20 +153,16 @@ def _check_finite(group: ChannelGroup, row: Sequence[float]) -> None:
             )
 
 
-def _turned(group: ChannelGroup, row: Sequence[float], k: int) -> tuple[list[int], dict[int, int]]:
+def _turned(
+    group: ChannelGroup, row: Sequence[float], counts: Sequence[int]
+) -> tuple[list[int], dict[int, int]]:
     """The take of a group, and the source of each slot that is filled anew."""
     take = list(range(group.size))
     top: dict[int, int] = {}
-    for first in range(0, group.size, group.block_size):
+    for block, k in enumerate(counts):
+        first = block * group.block_size
         ranked = sorted(range(first, first + group.block_size), key=lambda i: (-row[i], i))
-        top |= zip(reversed(ranked[-k:]), ranked[:k], strict=True)
+        top |= zip(reversed(ranked[len(ranked) - k :]), ranked[:k], strict=True)
     for slot, source in top.items():
         take[slot] = source
     return take, top
-
-
-def _left_alone(group: ChannelGroup, ratio: float) -> str:
-    return (
-        f"{group.name} is left alone: {ratio:g} of a block of {group.block_size} is less than "
-        "one neuron"
-    )

@@ -7,7 +7,7 @@ overwritten; should anything fail in between, what was written is put back.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,14 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from fxplastic.diversity import Touch, touch_of
 from fxplastic.errors import RewriteError
 from fxplastic.gather import AxisMap, Recipe, recipes
 from fxplastic.module import PlasticModule
 from fxplastic.optim import carried_state, check_optimizer, twin_optimizer
 from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import Plastic, require_plastic
+from fxplastic.policy import Policy
 from fxplastic.rewritten import PlasticT, Rewritten
 from fxplastic.widths import lay_out, resized_module
 
@@ -43,7 +45,14 @@ class _Change:
             optimizer.state[parameter][self.key] = self.new
 
 
-def rewrite_(plastic: Plastic, plan: Plan, optimizer: Optimizer | None = None) -> None:
+def rewrite_(
+    plastic: Plastic,
+    plan: Plan,
+    optimizer: Optimizer | None = None,
+    *,
+    policy: Policy | None = None,
+    seed: int = 0,
+) -> None:
     """Turn neurons over in place, at constant width; all of it happens, or none.
 
     Parameters, buffers, gradients and optimizer state stay the same objects in the same memory,
@@ -59,16 +68,44 @@ def rewrite_(plastic: Plastic, plan: Plan, optimizer: Optimizer | None = None) -
         plan: made for this model; every width stays.
         optimizer: of the model's parameters, of a class in `fxplastic.state_laws.STATE_LAWS` (all
             of `torch.optim` and timm's but a few). Without it, state that exists goes stale.
+        policy: how weights are scaled and copies parted beyond what the plan's shares do; by
+            default nothing is.
+        seed: of what the policy draws; the same for the same seed on every device.
 
     Raises:
-        PlanError: the plan was made for another model.
+        PlanError: the plan was made for another model, or its shares are not the policy's.
         RewriteError: the plan changes a width, or cannot be laid out on a tensor.
         OptimizerError: the optimizer's state cannot be carried over. In all these cases model
             and optimizer are bit for bit as they were.
     """
-    _check(plastic, plan, optimizer)
-    _check_widths(plan)
-    _commit(_changes(plastic, plan, optimizer))
+    rewrite_together_([(plastic, optimizer)], plan, policy=policy, seed=seed)
+
+
+def rewrite_together_(
+    models: Sequence[tuple[Plastic, Optimizer | None]],
+    plan: Plan,
+    *,
+    policy: Policy | None = None,
+    seed: int = 0,
+) -> None:
+    """`rewrite_` of several models with the same groups (a model and its averages), or of none.
+
+    Args:
+        models: each with the optimizer that trains it, if any.
+        plan: as for `rewrite_`.
+        policy: as for `rewrite_`.
+        seed: as for `rewrite_`.
+
+    Raises:
+        RewriteError: as for `rewrite_`; none of the models was changed.
+    """
+    changes: list[_Change] = []
+    for plastic, optimizer in models:
+        _check(plastic, plan, optimizer)
+        _check_widths(plan)
+        touch = None if policy is None else touch_of(plastic, plan, policy, seed)
+        changes += _changes(plastic, plan, optimizer, touch)
+    _commit(changes)
 
 
 def rewrite(
@@ -188,21 +225,26 @@ def _check_widths(plan: Plan) -> None:
             )
 
 
-def _changes(plastic: Plastic, plan: Plan, optimizer: Optimizer | None) -> list[_Change]:
+def _changes(
+    plastic: Plastic, plan: Plan, optimizer: Optimizer | None, touch: Touch | None
+) -> list[_Change]:
     """Every new tensor, made before the first old one is overwritten."""
     _step("lay out")
     found = recipes(plastic, plan)
     _check_memory(plastic, {id(recipe.tensor) for recipe in found})
     with torch.no_grad():
-        return [change for recipe in found for change in _changes_of(recipe, optimizer)]
+        return [change for recipe in found for change in _changes_of(recipe, optimizer, touch)]
 
 
-def _changes_of(recipe: Recipe, optimizer: Optimizer | None) -> Iterator[_Change]:
+def _changes_of(
+    recipe: Recipe, optimizer: Optimizer | None, touch: Touch | None = None
+) -> Iterator[_Change]:
     """A tensor's own change, its gradient's and its optimizer state's."""
     name, tensor = recipe.name, recipe.tensor
-    states = [] if optimizer is None else carried_state(optimizer, recipe)
+    states = [] if optimizer is None else carried_state(optimizer, recipe, touch)
     _step(f"make {name}")
-    yield _Change(name, tensor.detach(), recipe.value())
+    value = recipe.value()
+    yield _Change(name, tensor.detach(), value if touch is None else touch.value(recipe, value))
     if tensor.is_leaf and tensor.grad is not None:
         if tensor.grad.layout != torch.strided:
             raise RewriteError(

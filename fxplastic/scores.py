@@ -8,7 +8,8 @@ rare classes weigh more in it; `fxplastic.class_weights` makes them.
 from __future__ import annotations
 
 import random
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.slices import Slices
 
 Criterion = Literal["magnitude", "net", "last", "taylor", "l1", "random"]
+Gradients = Callable[[nn.Parameter], Tensor | None]
 _WITHOUT_GRADIENT = ("l1", "random")
 
 
@@ -35,7 +37,7 @@ class GradientScores:
       the first-order effect of masking the neuron (Molchanov et al., 2017). Over a filter in front
       of a BatchNorm the same sum would be zero;
     * ``"l1"``: the sum of abs(weight) over producer parameters, as they are when asked;
-    * ``"random"``: a number from 0 to 1, the same for the same seed and name.
+    * ``"random"``: a number from 0 to 1, the same for the same seed, name and number of resets.
 
     A batch with a gradient that is not finite (a step that a loss scaler skips) is left out and
     counted in `left_out`.
@@ -61,11 +63,17 @@ class GradientScores:
         self._seed = seed
         self._slices = Slices(plastic, "consumer" if criterion == "taylor" else "producer")
         scored = {id(parameter) for parameter in self._slices.parameters}
+        self._named = {n: p for n, p in plastic.named_parameters() if id(p) in scored}
         self._others = tuple(p for _, p in plastic.named_parameters() if id(p) not in scored)
-        self.reset()
+        self._resets = 0
+        self._forget()
 
     def reset(self) -> None:
         """Forget everything, for instance after a turnover."""
+        self._resets += 1
+        self._forget()
+
+    def _forget(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._nets: dict[int, Tensor] = {}
         self._good: Tensor | None = None  # number of batches that counted, on the device
@@ -83,15 +91,30 @@ class GradientScores:
             scaler: a loss scaler whose `unscale_` was not called in this step: gradients are
                 divided by its scale.
         """
-        self._updates += 1
-        if self.criterion in _WITHOUT_GRADIENT:
-            return
-        with torch.no_grad():
-            batch = self._slices.sums(self._of_batch)
-            factor = _unscaling(scaler)
-            if factor is not None:
-                batch = {name: row * factor.to(row.device) for name, row in batch.items()}
-            self._add(batch, factor)
+        self._score(_dense_gradient, _unscaling(scaler))
+
+    def update_from(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` alone; those of the training step are left as they are.
+
+        For scores with class weights of a network that trains without them. It takes a backward of
+        its own through the graph of `loss`, which is kept for the step's own: with every batch
+        scored, a step costs about half as much again; score every k-th batch instead.
+
+        Args:
+            loss: a scalar that depends on the model's parameters, before its `backward`.
+
+        Raises:
+            ScoreError: `loss` is no scalar with a graph.
+        """
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise ScoreError(
+                "update_from takes a scalar loss before its backward(), with a graph; it got "
+                f"{_described(loss)}"
+            )
+        wanted = [p for p in self._slices.parameters if p.requires_grad]
+        found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
+        own = {id(p): _dense(grad) for p, grad in zip(wanted, found, strict=True)}
+        self._score(lambda parameter: own.get(id(parameter)), None)
 
     def values(self) -> dict[str, Tensor]:
         """Scores per group, ``[size]``, on the device of the group's parameters; copies.
@@ -129,18 +152,70 @@ class GradientScores:
         """Number of them with a gradient that is not finite; asking waits for the device."""
         return 0 if self._good is None else self._updates - int(self._good)
 
+    # ------------------------------------------------------------ across a stop
+    def state_dict(self) -> dict[str, Any]:
+        """What was scored so far, for `load_state_dict`; copies."""
+        names = {id(p): name for name, p in self._named.items()}
+        return {
+            "criterion": self.criterion,
+            "resets": self._resets,
+            "updates": self._updates,
+            "good": None if self._good is None else self._good.clone(),
+            "sums": {name: row.clone() for name, row in self._sums.items()},
+            "nets": {names[key]: net.clone() for key, net in self._nets.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict` was taken, on a model with the same groups.
+
+        Raises:
+            ScoreError: it is of another criterion or model; nothing was changed.
+        """
+        if state["criterion"] != self.criterion:
+            raise ScoreError(
+                f"the state has scores by {state['criterion']!r}, these are by "
+                f"{self.criterion!r}; make them with the same criterion"
+            )
+        sizes = {name: (group.size,) for name, group in self._slices.groups.items()}
+        for name, row in state["sums"].items():
+            if sizes.get(name) != tuple(row.shape):
+                raise ScoreError(
+                    f"the state has {row.numel()} scores for group {name!r}, which this model does "
+                    "not have in that size; load it for the model that it was taken from"
+                )
+        missing = [name for name in state["nets"] if name not in self._named]
+        if missing:
+            raise ScoreError(f"the state has gradients of {missing[0]!r}, which is not scored here")
+        self._resets, self._updates, self._good = (state[k] for k in ("resets", "updates", "good"))
+        self._sums = {
+            n: row.to(self._slices.zeros(n, row.dtype).device) for n, row in state["sums"].items()
+        }
+        self._nets = {
+            id(self._named[n]): net.to(self._named[n].device) for n, net in state["nets"].items()
+        }
+
     # ------------------------------------------------------------ one batch
-    def _of_batch(self, parameter: nn.Parameter) -> Tensor | None:
-        grad = _dense_gradient(parameter)
+    def _score(self, gradient_of: Gradients, factor: Tensor | None) -> None:
+        self._updates += 1
+        if self.criterion in _WITHOUT_GRADIENT:
+            return
+        with torch.no_grad():
+            batch = self._slices.sums(lambda parameter: self._of_batch(parameter, gradient_of))
+            if factor is not None:
+                batch = {name: row * factor.to(row.device) for name, row in batch.items()}
+            self._add(batch, gradient_of, factor)
+
+    def _of_batch(self, parameter: nn.Parameter, gradient_of: Gradients) -> Tensor | None:
+        grad = gradient_of(parameter)
         if grad is None or self.criterion == "net":
             return grad
         if self.criterion == "taylor":  # in low precision a product could be infinite, or nothing
             return _wide(grad) * _wide(parameter.detach())
         return grad.abs()
 
-    def _add(self, batch: dict[str, Tensor], factor: Tensor | None) -> None:
+    def _add(self, batch: dict[str, Tensor], gradient_of: Gradients, factor: Tensor | None) -> None:
         """Add a batch where it is finite, without asking on the host whether it is."""
-        finite = _finite([*batch.values(), *self._rest()])
+        finite = _finite([*batch.values(), *self._rest(gradient_of)])
         for name, row in batch.items():
             before = self._sums.get(name)
             good = finite.to(row.device)
@@ -148,17 +223,17 @@ class GradientScores:
             after = row if self.criterion == "last" else before + row
             self._sums[name] = torch.where(good, after, before)
         if self.criterion == "net":
-            self._add_nets(finite, factor)
+            self._add_nets(finite, gradient_of, factor)
         self._good = finite.long() if self._good is None else self._good + finite
 
-    def _rest(self) -> list[Tensor]:
+    def _rest(self, gradient_of: Gradients) -> list[Tensor]:
         """Sums of the other gradients: a loss scaler skips a step for these, too."""
-        grads = [_dense_gradient(parameter) for parameter in self._others]
+        grads = [gradient_of(parameter) for parameter in self._others]
         return [grad.sum(dtype=torch.float32) for grad in grads if grad is not None]
 
-    def _add_nets(self, finite: Tensor, factor: Tensor | None) -> None:
+    def _add_nets(self, finite: Tensor, gradient_of: Gradients, factor: Tensor | None) -> None:
         for parameter in self._slices.parameters:
-            grad = _dense_gradient(parameter)
+            grad = gradient_of(parameter)
             if grad is None:
                 continue
             wide = _wide(grad)
@@ -172,17 +247,27 @@ class GradientScores:
         return None if total is None else total.abs()
 
     def _drawn(self, name: str) -> Tensor:
-        draw = random.Random(f"{self._seed}:{name}")
+        draw = random.Random(f"{self._seed}:{self._resets}:{name}")
         zeros = self._slices.zeros(name, torch.float32)
         return zeros + torch.tensor([draw.random() for _ in zeros], device=zeros.device)
 
 
 def _dense_gradient(parameter: nn.Parameter) -> Tensor | None:
     """The gradient as a dense tensor, if there is one."""
-    grad = parameter.grad
+    return _dense(parameter.grad)
+
+
+def _dense(grad: Tensor | None) -> Tensor | None:
     if grad is None:
         return None
     return (grad if grad.layout == torch.strided else grad.to_dense()).detach()
+
+
+def _described(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    graph = "a graph" if value.requires_grad else "no graph"
+    return f"a tensor of shape {tuple(value.shape)} with {graph}"
 
 
 def _wide(tensor: Tensor) -> Tensor:

@@ -293,7 +293,7 @@ def test_inverse_weights_give_every_class_the_same_part() -> None:
 def test_class_weights_refuse_what_has_no_weight() -> None:
     with pytest.raises(ScoreError, match="class 1 has 0 samples"):
         class_weights([3, 0])
-    with pytest.raises(ScoreError, match="'inverse' or 'effective'"):
+    with pytest.raises(ScoreError, match="'inverse', 'effective'"):
         class_weights([3, 1], "root")
     with pytest.raises(ScoreError, match=r"shape \(\)"):
         class_weights(torch.tensor(3))

@@ -1,0 +1,293 @@
+"""`Plasticity`: neuron turnover in any training loop, by two calls.
+
+It scores while the loop trains, and turns neurons over in place when its schedule says so: same
+parameters, same optimizer, same graph, same widths (Sakai and Hotta, arXiv 2507.09940, 2025).
+Nothing else of the loop has to know: learning-rate schedulers, hooks and compiled code stay valid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+
+from fxplastic.averages import averaged
+from fxplastic.counts import Scope, check_ratio, check_scope
+from fxplastic.diversity import touch_of
+from fxplastic.errors import PlanError
+from fxplastic.optim import check_optimizer
+from fxplastic.plan import Plan
+from fxplastic.planner import on_host, plan_turnover
+from fxplastic.plastic import Plastic, require_plastic
+from fxplastic.policy import Policy
+from fxplastic.rewrite import rewrite_together_
+from fxplastic.schedule import Memory, Schedule, When
+from fxplastic.scores import Criterion, GradientScores
+from fxplastic.turnover import Turnover
+
+Listener = Callable[[Turnover], None]
+Adjust = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+
+
+class Plasticity:
+    """Scores neurons while a loop trains, and turns them over at the end of some epochs.
+
+    Args:
+        plastic: what `plasticize` returned for the model that trains; on its device.
+        optimizer: of the model's parameters, of a class in `fxplastic.state_laws.STATE_LAWS`.
+        ratio: part of each group's blocks to turn over; above 0, at most 0.5.
+        schedule: when: `Schedule` (every so many epochs) or `Adaptive`.
+        epochs: number of epochs of the whole run, if known; a schedule that never comes to a
+            turnover in it is refused.
+        criterion: what the score of a neuron is, see `GradientScores`.
+        policy: ``"exact"``, ``"paper"`` or a `Policy`: what becomes of the weights.
+        scope: ``"group"`` or ``"network"``, see `plan_turnover`.
+        overrides: ratio of single groups by name (``*`` matches anything); 0 leaves one alone.
+        protect: names (``*`` matches anything) of groups to leave alone.
+        min_width: groups with narrower blocks are left alone.
+        ema: averages of the model's weights that follow the turnovers: a
+            `timm.utils.ModelEmaV3`, a `torch.optim.swa_utils.AveragedModel`, a module with the
+            model's parameter names, or several of them.
+        adjust: what is made of the scores (float64, on the CPU) before they are ranked, such as
+            ``lambda scores: {name: -row for name, row in scores.items()}``.
+        score_every: every how many calls of `before_backward` score.
+        seed: of what is drawn; turnovers of one run draw differently.
+
+    Raises:
+        PlanError: a value out of range, a model without channel groups, or a schedule past the
+            last epoch.
+        OptimizerError: the optimizer's state cannot be carried over.
+        ScoreError: no such criterion.
+
+    >>> import fxplastic
+    >>> from torch import nn, zeros
+    >>> model = nn.Sequential(nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 2))
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    >>> plasticity = Plasticity(
+    ...     fxplastic.plasticize(model, zeros(2, 3)), optimizer, schedule=Schedule(every=2)
+    ... )
+    >>> for epoch in range(2):
+    ...     model(torch.ones(4, 3)).sum().backward()
+    ...     plasticity.after_backward()
+    ...     optimizer.step()
+    ...     turnover = plasticity.end_epoch()
+    >>> turnover.neurons
+    3
+    """
+
+    def __init__(
+        self,
+        plastic: Plastic,
+        optimizer: Optimizer,
+        *,
+        ratio: float = 0.3,
+        schedule: When | None = None,
+        epochs: int | None = None,
+        criterion: Criterion = "magnitude",
+        policy: Policy | str = "exact",
+        scope: Scope = "group",
+        overrides: Mapping[str, float] | None = None,
+        protect: Iterable[str] = (),
+        min_width: int = 1,
+        ema: nn.Module | Iterable[nn.Module] | None = None,
+        adjust: Adjust | None = None,
+        score_every: int = 1,
+        seed: int = 0,
+    ) -> None:
+        require_plastic(plastic, PlanError)
+        check_ratio(ratio)
+        check_scope(scope)
+        check_optimizer(optimizer, plastic)
+        self._plastic, self._optimizer = plastic, optimizer
+        self._schedule: When = Schedule() if schedule is None else schedule
+        _check_epochs(self._schedule, epochs)
+        _check_groups(plastic)
+        if not isinstance(score_every, int) or score_every < 1:
+            raise PlanError(f"score_every={score_every!r}; give a whole number, at least 1")
+        self._policy, self._seed, self._every = Policy.of(policy), seed, score_every
+        self._options: dict[str, Any] = {
+            "ratio": ratio,
+            "scope": scope,
+            "overrides": dict(overrides or {}),
+            "protect": tuple(protect),
+            "min_width": min_width,
+        }
+        self._adjust = adjust
+        self._averages = averaged(plastic, ema)
+        self._scores = GradientScores(plastic, criterion, seed=seed)
+        self._listeners: list[Listener] = []
+        self._history: list[Turnover] = []
+        self._memory: Memory = {}
+        self._epoch = 1
+        self._calls = 0
+        self._watching = self._schedule.watches(1)
+        self._rehearse()
+
+    # ------------------------------------------------------------------ in the loop
+    def after_backward(self, scaler: GradScaler | None = None) -> None:
+        """Score the gradients that are there; once per optimizer step, before `step`.
+
+        It does nothing in epochs that no turnover looks at, and never waits for the device.
+
+        Args:
+            scaler: a loss scaler whose `unscale_` was not called in this step.
+        """
+        if self._watching:
+            self._scores.update(scaler)
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Score by a loss of its own, in place of `after_backward`: every `score_every`-th call.
+
+        For scores with class weights of a network that trains without them; see
+        `GradientScores.update_from`.
+
+        Args:
+            loss: a scalar, computed from this step's forward; its graph is kept.
+        """
+        if self._watching:
+            if self._calls % self._every == 0:
+                self._scores.update_from(loss)
+            self._calls += 1
+
+    def end_epoch(self) -> Turnover | None:
+        """Count an epoch, and turn neurons over if the schedule says so.
+
+        Returns:
+            What was done, or `None`. Listeners have been called with it.
+
+        Raises:
+            ScoreError: a turnover is due, and no batch of the epoch had finite gradients, or none
+                was scored. Model, optimizer and averages are as they were, and the epoch counts.
+        """
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        watched, self._watching = self._watching, self._schedule.watches(self._epoch)
+        scores = self._read() if watched else None
+        rows = scores if scores is None else {n: row.tolist() for n, row in scores.items()}
+        due, self._memory = self._schedule.due(epoch, rows, self._memory)
+        turnover = None
+        if due:
+            turnover = self._turn_over(epoch, scores or {})
+        if due or not self._watching or not self._schedule.adds_up:
+            self._scores.reset()
+        if turnover is not None:
+            self._history.append(turnover)
+            for listener in self._listeners:
+                listener(turnover)
+        return turnover
+
+    def on(self, listener: Listener) -> Listener:
+        """Call `listener` with each `Turnover`, after it was made. Usable as a decorator."""
+        self._listeners.append(listener)
+        return listener
+
+    # ------------------------------------------------------------------ what is known
+    @property
+    def history(self) -> tuple[Turnover, ...]:
+        """Every turnover so far."""
+        return tuple(self._history)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is running, counted from 1."""
+        return self._epoch
+
+    @property
+    def scores(self) -> GradientScores:
+        """Scores of the epoch that is running."""
+        return self._scores
+
+    # ------------------------------------------------------------------ across a stop
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on: tensors, numbers and text.
+
+        Weights are the model's, and moments the optimizer's: store their `state_dict` with it.
+        """
+        return {
+            "version": 1,
+            "fingerprint": self._plastic.fingerprint,
+            "epoch": self._epoch,
+            "calls": self._calls,
+            "memory": dict(self._memory),
+            "scores": self._scores.state_dict(),
+            "history": [turnover.as_dict() for turnover in self._history],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state_dict` was taken; listeners stay.
+
+        Raises:
+            PlanError: it is of another model's groups, or of a newer version; nothing was changed.
+            ScoreError: it has scores by another criterion.
+        """
+        if state.get("version") != 1:
+            raise PlanError(
+                f"the state of a Plasticity has version {state.get('version')!r}, this program "
+                "reads version 1; load it with the fxplastic that wrote it"
+            )
+        if state["fingerprint"] != self._plastic.fingerprint:
+            raise PlanError(
+                f"the state is of groups {str(state['fingerprint'])[:12]}, this model has "
+                f"{self._plastic.fingerprint[:12]}; load it for the model that it was taken from"
+            )
+        history = [Turnover.from_dict(entry) for entry in state["history"]]
+        self._scores.load_state_dict(state["scores"])
+        self._history = history
+        self._memory, self._epoch = dict(state["memory"]), state["epoch"]
+        self._calls = state["calls"]
+        self._watching = self._schedule.watches(self._epoch)
+
+    # ------------------------------------------------------------------ one turnover
+    def _read(self) -> dict[str, Tensor]:
+        """Scores on the host, by one transfer, as they are to be ranked."""
+        groups = self._plastic.groups
+        rows = on_host(groups, list(groups.values()), self._scores.values())
+        found = {
+            name: torch.tensor(row, dtype=torch.float64)
+            for name, row in zip(groups, rows, strict=True)
+        }
+        return found if self._adjust is None else dict(self._adjust(found))
+
+    def _plan(self, scores: Mapping[str, Tensor]) -> Plan:
+        split, share = self._policy.split, self._policy.share
+        return plan_turnover(self._plastic, scores, shares=split, share=share, **self._options)
+
+    def _turn_over(self, epoch: int, scores: Mapping[str, Tensor]) -> Turnover:
+        began = time.perf_counter()
+        plan, seed = self._plan(scores), self._seed * 1_000_003 + epoch
+        averages = [(average, None) for average in self._averages]
+        models = [(self._plastic, self._optimizer), *averages]
+        rewrite_together_(models, plan, policy=self._policy, seed=seed)
+        return Turnover(epoch, plan, self._policy, seed, time.perf_counter() - began)
+
+    def _rehearse(self) -> None:
+        """Refuse what a plan would refuse, before anything is trained."""
+        zeros = {n: torch.zeros(g.size) for n, g in self._plastic.groups.items()}
+        plan = self._plan(zeros)
+        if not plan.edits:
+            raise PlanError(
+                "no group would ever turn over: " + "; ".join(plan.notes[:3]) + "; give another "
+                "ratio, or protect fewer groups"
+            )
+        touch_of(self._plastic, plan, self._policy, self._seed)
+
+
+def _check_epochs(schedule: When, epochs: int | None) -> None:
+    if epochs is not None and schedule.first_turnover > epochs:
+        raise PlanError(
+            f"the first turnover is due after epoch {schedule.first_turnover}, and the run ends "
+            f"after epoch {epochs}; begin earlier (first=..., every=...) or train longer"
+        )
+
+
+def _check_groups(plastic: Plastic) -> None:
+    if not plastic.groups:
+        raise PlanError(
+            "the model has no channel group, every axis is frozen, and nothing could turn over; "
+            "plastic.frozen says where and why (see also plasticize(..., attention='value') and "
+            "approximate=True)"
+        )
