@@ -166,14 +166,14 @@ class Plasticity:
         """
         epoch, self._epoch = self._epoch, self._epoch + 1
         watched, self._watching = self._watching, self._schedule.watches(self._epoch)
-        scores = self._read() if watched else None
-        rows = scores if scores is None else {n: row.tolist() for n, row in scores.items()}
-        due, self._memory = self._schedule.due(epoch, rows, self._memory)
-        turnover = None
-        if due:
-            turnover = self._turn_over(epoch, scores or {})
-        if due or not self._watching or not self._schedule.adds_up:
-            self._scores.reset()
+        over = True  # scores of an epoch that ends in an error are not added to the next
+        try:
+            turnover, memory = self._decide(epoch, watched)
+            over = turnover is not None or not (self._watching and self._schedule.adds_up)
+        finally:
+            if over:
+                self._scores.reset()
+        self._memory = memory
         if turnover is not None:
             self._history.append(turnover)
             for listener in self._listeners:
@@ -242,6 +242,12 @@ class Plasticity:
         self._watching = self._schedule.watches(self._epoch)
 
     # ------------------------------------------------------------------ one turnover
+    def _decide(self, epoch: int, watched: bool) -> tuple[Turnover | None, Memory]:
+        scores = self._read() if watched else None
+        rows = scores if scores is None else {n: row.tolist() for n, row in scores.items()}
+        due, memory = self._schedule.due(epoch, rows, self._memory)
+        return self._turn_over(epoch, scores or {}) if due else None, memory
+
     def _read(self) -> dict[str, Tensor]:
         """Scores on the host, by one transfer, as they are to be ranked."""
         groups = self._plastic.groups
