@@ -1,6 +1,7 @@
 """fxplastic: exact duplication and pruning of neurons in any traceable PyTorch model."""
 
 from fxplastic.api import plasticize
+from fxplastic.budget import plan_budget
 from fxplastic.classes import class_counts, class_weights
 from fxplastic.controller import Plasticity
 from fxplastic.coverage import Coverage, coverage
@@ -60,6 +61,7 @@ __all__ = [
     "coverage",
     "forecast",
     "group_graph",
+    "plan_budget",
     "plan_turnover",
     "plan_widths",
     "plasticize",

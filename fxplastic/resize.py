@@ -7,6 +7,7 @@ through the groups' new sizes alone. So one result serves all plans to the same 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -129,6 +130,21 @@ def resized(plastic: PlasticModule, sizes: Mapping[str, int]) -> Resized:
             about.resized.pop(next(iter(about.resized)))
         about.resized[key] = _lay_out(plastic, about.measured, changed)
     return about.resized[key]
+
+
+def count_parameters_at(plastic: PlasticModule, sizes: Mapping[str, int]) -> int:
+    """Number of elements of all parameters at other sizes, without laying anything out.
+
+    Raises:
+        WidthError: an axis cannot have them.
+    """
+    measured = _about(plastic).measured
+    scale = scale_of(measured.ledger, measured.atoms, plastic.groups, sizes)
+    shapes = _tensor_shapes(plastic, measured, scale)
+    return sum(
+        math.prod(shapes.get(name, parameter.shape))
+        for name, parameter in plastic.named_parameters()
+    )
 
 
 def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int]) -> Resized:

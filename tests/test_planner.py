@@ -117,3 +117,76 @@ def test_missing_unknown_and_misshapen_scores_are_refused() -> None:
 def test_shares_out_of_range_are_refused(kind: str, share: float | None) -> None:
     with pytest.raises(PlanError, match="share"):
         plan_turnover(MODEL, SCORES, shares=kind, share=share)
+
+
+# ---------------------------------------------------------------- who takes part
+def test_a_ranking_over_the_network_turns_over_where_scores_are_low() -> None:
+    # Relative to the group's mean, five of six neurons of the left are low and none of the right.
+    scores = {LEFT: torch.tensor([60.0, 0, 0, 0, 0, 0]), RIGHT: torch.tensor([1.0, 1, 1, 1, 2])}
+    plan = plan_turnover(MODEL, scores, 0.28, scope="network")
+    assert plan.edits[LEFT].take == (0, 1, 2, 2, 1, 0)
+    assert RIGHT not in plan.edits
+    assert plan.notes == (
+        "right.weight:0 is left alone: none of its neurons is among the lowest 0.28",
+    )
+
+
+def test_at_most_half_of_a_block_turns_over_by_the_network() -> None:
+    scores = {LEFT: torch.tensor([60.0, 0, 0, 0, 0, 0]), RIGHT: torch.tensor([1.0, 1, 1, 1, 2])}
+    plan = plan_turnover(MODEL, scores, 0.5, scope="network")  # five of eleven
+    assert len(plan.edits[LEFT].pruned) == 3
+    assert len(plan.edits[RIGHT].pruned) == 2
+
+
+def test_blocks_of_a_group_turn_over_by_different_numbers_in_the_network() -> None:
+    model = build(ConvNet)
+    scores = {
+        "conv1.weight:0": torch.tensor([9.0, 9, 9, 9, 9, 0]),
+        "conv2.weight:0": torch.tensor([0.1, 0.1, 9, 9, 9, 9, 9, 9]),
+    }
+    plan = plan_turnover(model, scores, 3 / 14, scope="network")
+    assert plan.edits["conv1.weight:0"].take == (0, 1, 2, 3, 4, 3)
+    assert plan.edits["conv2.weight:0"].take == (3, 2, 2, 3, 4, 5, 6, 7)
+    assert plan.keeps_widths
+
+
+def test_groups_may_have_ratios_of_their_own() -> None:
+    plan = plan_turnover(MODEL, SCORES, 0.5, overrides={"*": 0.2, "right*": 0.4})
+    assert len(plan.edits[LEFT].pruned) == 1
+    assert len(plan.edits[RIGHT].pruned) == 2
+    off = plan_turnover(MODEL, SCORES, 0.5, overrides={"right*": 0})
+    assert list(off.edits) == [LEFT]
+    assert off.notes == ("right.weight:0 is left alone: its own ratio is 0",)
+    mixed = plan_turnover(MODEL, SCORES, 0.17, scope="network", overrides={"right*": 0.4})
+    assert len(mixed.edits[RIGHT].pruned) == 2
+    assert len(mixed.edits[LEFT].pruned) == 1
+
+
+def test_protected_and_narrow_groups_are_left_alone_and_need_no_scores() -> None:
+    plan = plan_turnover(MODEL, {LEFT: SCORES[LEFT]}, 0.4, protect=["right*"])
+    assert list(plan.edits) == [LEFT]
+    assert plan.notes == ("right.weight:0 is left alone: it is protected",)
+    narrow = plan_turnover(MODEL, SCORES, 0.4, min_width=6)
+    assert list(narrow.edits) == [LEFT]
+    assert narrow.notes == ("right.weight:0 is left alone: a block of 5 is narrower than 6",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scope": "model"}, r"scope='model'; give one of 'group', 'network'"),
+        ({"overrides": {"left*": 0.7}}, r"overrides\['left\*'\]=0.7; give a number at least 0"),
+        ({"overrides": {"left*": -0.1}}, r"overrides\['left\*'\]=-0.1"),
+        ({"overrides": {"lef.weight:0": 0.1}}, r"no group 'lef.weight:0'.*'left.weight:0'"),
+        ({"protect": ["up*"]}, r"protect names 'up\*', which matches no group"),
+    ],
+)
+def test_bad_choices_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        plan_turnover(MODEL, SCORES, **options)
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("whole", (1.0, 1.0)), ("zero", (1.0, 0.0))])
+def test_copies_may_have_all_of_the_weight_or_none(kind: str, expected: tuple) -> None:
+    edit = plan_turnover(MODEL, SCORES, 0.2, shares=kind).edits[LEFT]
+    assert (edit.share[3], edit.share[1]) == expected
