@@ -50,3 +50,11 @@ class WidthError(RewriteError):
 
 class OptimizerError(RewriteError):
     """An optimizer's state cannot be carried over; nothing was changed."""
+
+
+class TrainingError(FxPlasticError):
+    """A training run cannot start, go on or be resumed; the message says what is kept."""
+
+
+class DataError(FxPlasticError):
+    """A data set cannot be made: a file, a line, a label or a setting is missing or wrong."""

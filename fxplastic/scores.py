@@ -17,7 +17,7 @@ from torch.amp import GradScaler
 
 from fxplastic.errors import ScoreError
 from fxplastic.plastic import Plastic, require_plastic
-from fxplastic.slices import Slices
+from fxplastic.slices import Rows, Slices
 
 Criterion = Literal["magnitude", "net", "last", "taylor", "l1", "random"]
 Gradients = Callable[[nn.Parameter], Tensor | None]
@@ -129,7 +129,7 @@ class GradientScores:
             return {name: self._drawn(name) for name in self._slices.groups}
         with torch.no_grad():
             if self.criterion == "l1":
-                return self._slices.sums(lambda parameter: parameter.detach().abs())
+                return self._slices.sums(lambda p: lambda rows: p.detach()[rows].abs())
             if self._good is None:
                 raise ScoreError(
                     "no gradient has been scored; call update() after backward() for at least one "
@@ -205,13 +205,16 @@ class GradientScores:
                 batch = {name: row * factor.to(row.device) for name, row in batch.items()}
             self._add(batch, gradient_of, factor)
 
-    def _of_batch(self, parameter: nn.Parameter, gradient_of: Gradients) -> Tensor | None:
+    def _of_batch(self, parameter: nn.Parameter, gradient_of: Gradients) -> Rows | None:
         grad = gradient_of(parameter)
-        if grad is None or self.criterion == "net":
-            return grad
+        if grad is None:
+            return None
+        if self.criterion == "net":
+            return grad.__getitem__
         if self.criterion == "taylor":  # in low precision a product could be infinite, or nothing
-            return _wide(grad) * _wide(parameter.detach())
-        return grad.abs()
+            weight = parameter.detach()
+            return lambda rows: _wide(grad[rows]) * _wide(weight[rows])
+        return lambda rows: grad[rows].abs()
 
     def _add(self, batch: dict[str, Tensor], gradient_of: Gradients, factor: Tensor | None) -> None:
         """Add a batch where it is finite, without asking on the host whether it is."""
@@ -240,11 +243,11 @@ class GradientScores:
             wide = wide if factor is None else wide * factor.to(wide.device)
             wide = torch.where(finite.to(wide.device), wide, 0.0)
             before = self._nets.get(id(parameter))
-            self._nets[id(parameter)] = wide if before is None else before + wide
+            self._nets[id(parameter)] = wide if before is None else before.add_(wide)
 
-    def _net(self, parameter: nn.Parameter) -> Tensor | None:
+    def _net(self, parameter: nn.Parameter) -> Rows | None:
         total = self._nets.get(id(parameter))
-        return None if total is None else total.abs()
+        return None if total is None else lambda rows: total[rows].abs()
 
     def _drawn(self, name: str) -> Tensor:
         draw = random.Random(f"{self._seed}:{self._resets}:{name}")

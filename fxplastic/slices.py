@@ -21,6 +21,10 @@ class _Source:
     site: Site
 
 
+Rows = Callable[[slice], Tensor]
+_AT_A_TIME = 1 << 16  # elements
+
+
 class Slices:
     """The slices of every neuron in the parameters of one role; tied weights count once.
 
@@ -32,33 +36,35 @@ class Slices:
     def __init__(self, plastic: Plastic, role: Role) -> None:
         named = dict(plastic.named_parameters(remove_duplicate=False))
         self.groups = dict(plastic.groups)
-        self._sources = tuple(
-            source for group in self.groups.values() for source in _sources(group, named, role)
-        )
-        self.parameters = tuple({id(s.parameter): s.parameter for s in self._sources}.values())
+        self._of: dict[nn.Parameter, list[_Source]] = {}
+        for group in self.groups.values():
+            for source in _sources(group, named, role):
+                self._of.setdefault(source.parameter, []).append(source)
+        self.parameters = tuple(self._of)
         self._device = {name: _home(group, named) for name, group in self.groups.items()}
         self._index: dict[tuple[int, torch.device], tuple[Tensor, Tensor | None]] = {}
 
-    def sums(self, value_of: Callable[[nn.Parameter], Tensor | None]) -> dict[str, Tensor]:
+    def sums(self, values_of: Callable[[nn.Parameter], Rows | None]) -> dict[str, Tensor]:
         """Per group one sum per neuron, ``[size]``, on the device of the group's parameters.
 
         Args:
-            value_of: a dense tensor of the parameter's shape; ``None`` adds nothing.
+            values_of: for a parameter, a function from a slice of its first axis to what is summed
+                there; ``None`` adds nothing.
 
         Returns:
             float64 for float64 values, float32 for all others.
         """
-        values: dict[int, Tensor | None] = {}
-        reduced: dict[tuple[int, int, bool], Tensor] = {}
         totals: dict[str, Tensor] = {}
-        for source in self._sources:
-            key = id(source.parameter)
-            if key not in values:
-                values[key] = value_of(source.parameter)
-            value = values[key]
-            if value is not None:
-                each = self._each(source, value, reduced)
-                total = totals.get(source.group, self.zeros(source.group, each.dtype))
+        for parameter, sources in self._of.items():
+            rows = values_of(parameter)
+            if rows is None:
+                continue
+            reduced: dict[tuple[int, bool], Tensor] = {}
+            for source in sources:
+                each = self._each(source, rows, reduced)
+                total = totals.get(source.group)
+                if total is None:
+                    total = self.zeros(source.group, each.dtype)
                 totals[source.group] = total + each.to(total.device)
         return {n: totals[n] if n in totals else self.zeros(n, torch.float32) for n in self.groups}
 
@@ -67,13 +73,13 @@ class Slices:
         return torch.zeros(self.groups[group].size, dtype=dtype, device=self._device[group])
 
     def _each(
-        self, source: _Source, value: Tensor, reduced: dict[tuple[int, int, bool], Tensor]
+        self, source: _Source, values: Rows, reduced: dict[tuple[int, bool], Tensor]
     ) -> Tensor:
         """One parameter axis, summed neuron by neuron; sums are shared between groups."""
         axis, by_row = source.site.axis, source.site.rows is not None
-        key = id(source.parameter), axis, by_row
+        key = axis, by_row
         if key not in reduced:
-            reduced[key] = _reduced(value, axis, by_row)
+            reduced[key] = _reduced(source.parameter, values, axis, by_row)
         sums = reduced[key]
         positions, rows = self._on(source.site, sums.device)
         if rows is None:
@@ -110,9 +116,24 @@ def _home(group: ChannelGroup, named: dict[str, nn.Parameter]) -> torch.device:
     return next(devices, torch.device("cpu"))
 
 
-def _reduced(value: Tensor, axis: int, by_row: bool) -> Tensor:
-    """Sum over all axes but `axis` (and axis 0, where rows matter), in float32 or float64."""
+def _reduced(parameter: Tensor, values: Rows, axis: int, by_row: bool) -> Tensor:
+    """Sum over all axes but `axis` (and axis 0, where rows matter), in float32 or float64.
+
+    On a CPU it goes by a few rows at a time: what does not leave the cache, and needs no fresh
+    memory, is summed three times as fast.
+    """
+    count = parameter.shape[0]
+    step = count
+    if parameter.device.type == "cpu":
+        step = max(1, _AT_A_TIME * count // max(parameter.numel(), 1))
     kept = {0, axis} if by_row else {axis}
+    parts = [_sum(values(slice(i, i + step)), kept) for i in range(0, count, step)]
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if 0 in kept else torch.stack(parts).sum(0)
+
+
+def _sum(value: Tensor, kept: set[int]) -> Tensor:
     dims = [d for d in range(value.ndim) if d not in kept]
     dtype = torch.float64 if value.dtype == torch.float64 else torch.float32
     return value.sum(dims, dtype=dtype) if dims else value.to(dtype)
