@@ -17,7 +17,7 @@ export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check lint format types exact optimizers mutants nightly zoo zoo-small \
-	approximate clean
+	approximate evidence parting overhead killed clean
 
 help:
 	@echo "make demo     train on long-tailed digits, turn neurons over once, compare (about 4 min)"
@@ -30,6 +30,10 @@ help:
 	@echo "make optimizers  how optimizer state follows: docs/optimizers.md (a minute)"
 	@echo "make zoo      every model of timm, torchvision, transformers: docs/zoo.md (hours; resumable)"
 	@echo "make zoo-small  the smallest model of each of timm's files, from nothing (about 40 min)"
+	@echo "make evidence training runs with and without turnover: docs/results.md (hours; resumable)"
+	@echo "make parting  how soon copies part: docs/parting.md (some 10 minutes)"
+	@echo "make overhead what scoring and a turnover cost, beside a training step (a minute)"
+	@echo "make killed   the trainer, killed at ten random moments and resumed (2 minutes)"
 	@echo "make approximate  what approximate=True does to functions: docs/approximate.md"
 
 env: $(STAMP)
@@ -84,6 +88,18 @@ zoo-small: $(STAMP)
 
 approximate: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m tools.approximate
+
+evidence: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m tools.evidence --shard $(SHARD) $(STUDIES)
+
+parting: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m tools.parting
+
+overhead: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m tools.overhead
+
+killed: $(STAMP)
+	OMP_NUM_THREADS=1 FXPLASTIC_KILLS=10 $(PY) -m pytest tests/test_training_killed.py
 
 clean:
 	rm -rf .venv runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The command line: ``fxplastic zoo``."""
+"""The command line: ``fxplastic zoo`` and ``fxplastic train``."""
 
 from __future__ import annotations
 
@@ -28,12 +28,22 @@ def main(words: Sequence[str] | None = None) -> int:
     zoo.add_argument("--most", type=float, default=1e8, help="parameters, for a float64 check")
     zoo.add_argument("--again", action="store_true", help="models that have a good row, too")
     zoo.add_argument("--list", action="store_true", help="only say what would be checked")
-    options = parser.parse_args(words)
+    # The words of `train` are the fields of its configuration, and are read where that is.
+    commands.add_parser("train", help="train a model with neuron turnover", add_help=False)
+    options, rest = parser.parse_known_args(words)
+    if rest and options.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return _zoo(options)
+        return _train(rest) if options.command == "train" else _zoo(options)
     except FxPlasticError as error:
         print(f"fxplastic: {error}", file=sys.stderr)
         return 2
+
+
+def _train(words: Sequence[str]) -> int:
+    from fxplastic.training import command
+
+    return command.main(words)
 
 
 def _zoo(options: argparse.Namespace) -> int:

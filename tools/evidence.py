@@ -1,0 +1,203 @@
+"""Run the comparisons of tools/studies.py, seed by seed, and write docs/results/*.md from them.
+
+    python -m tools.evidence controls criteria      # some studies; all by default
+    python -m tools.evidence --shard 1/2            # every other run
+    python -m tools.evidence --tables               # only write the tables
+
+Runs are stored as they come, one line of JSON each, and one that is there (with the same
+configuration) is not made again. Runs that several studies share are made once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+import statistics
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy import stats
+from tqdm import tqdm
+
+from fxplastic.training import Config, train
+from fxplastic.zoo import rows as origins
+from tools.studies import STUDIES, Arm, Study
+
+ROWS = Path("docs/evidence")
+TABLES = Path("docs/results.md")
+SCRATCH = Path("runs/evidence")
+ELSEWHERE = ("label", "out", "device")
+
+Row = dict[str, Any]
+
+
+def config_of(study: Study, arm: Arm, seed: int) -> Config:
+    """The configuration of one run; `data_seed` is that of the pair, also with another seed."""
+    values = {**study.base, **arm.changes, "data_seed": seed}
+    values["seed"] = seed + 1000 if arm.other_seed else seed
+    if values.get("turnover") is False:  # keys of the turnover have no say: one run for all
+        fields = {f.name: f for f in dataclasses.fields(Config)}
+        for key in ("every", "first", "last", "ratio", "score_loss", "policy", "policy_args"):
+            default = fields[key]
+            values[key] = (
+                default.default_factory()
+                if default.default is dataclasses.MISSING
+                else default.default
+            )
+        values["every"] = 1
+    return Config(**{**values, "checkpoint": values["epochs"], "device": "cpu"})
+
+
+def key_of(config: Config) -> str:
+    """Hash of all that decides the result."""
+    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in ELSEWHERE}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def wanted(studies: Sequence[str]) -> dict[str, Config]:
+    """Every run of some studies, by key; seed by seed, so that all tables fill evenly."""
+    found: dict[str, Config] = {}
+    for seed in range(max(STUDIES[name].seeds for name in studies)):
+        for name in studies:
+            study = STUDIES[name]
+            for arm in study.arms if seed < study.seeds else ():
+                config = config_of(study, arm, seed)
+                found.setdefault(key_of(config), config)
+    return found
+
+
+def stored() -> dict[str, Row]:
+    """Rows by key."""
+    lines = (line for path in sorted(ROWS.glob("*.jsonl")) for line in path.open(encoding="utf-8"))
+    return {row["key"]: row for row in map(json.loads, lines)}
+
+
+def carry_out(key: str, config: Config, origin: Row) -> Row:
+    """One run, and its row; what else it left is thrown away."""
+    out = SCRATCH / key
+    shutil.rmtree(out, ignore_errors=True)
+    began = time.process_time()
+    result = train(dataclasses.replace(config, out=str(out)), progress=False)
+    seconds = round(time.process_time() - began, 1)
+    shutil.rmtree(out)
+    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in ELSEWHERE}
+    return {
+        "key": key, "seed": config.data_seed, "top1": result.top1, "splits": dict(result.splits),
+        "turnovers": result.turnovers, "neurons": result.neurons, "cpu_seconds": seconds,
+        "config": values, **origin,
+    }  # fmt: skip
+
+
+def run(studies: Sequence[str], shard: str) -> None:
+    """Make the runs that are missing."""
+    first, count = map(int, shard.split("/"))
+    done, origin = stored(), origins.origin()
+    todo = [(k, c) for k, c in wanted(studies).items() if k not in done][first - 1 :: count]
+    ROWS.mkdir(parents=True, exist_ok=True)
+    for key, config in tqdm(todo, unit="run"):
+        row = carry_out(key, config, origin)
+        name = str(config.data).removesuffix("-lt")
+        with (ROWS / f"{name}.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+# ---------------------------------------------------------------- tables
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """Mean and half of the 95 % interval, by Student's t."""
+    n = len(differences)
+    mean = statistics.fmean(differences)
+    if n < 2:
+        return mean, math.nan
+    return mean, float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
+
+
+def detectable(differences: Sequence[float]) -> float:
+    """The smallest true difference that this many pairs show in four of five cases."""
+    n = len(differences)
+    if n < 2:
+        return math.nan
+    quantiles = float(stats.t.ppf(0.975, n - 1) + stats.t.ppf(0.8, n - 1))
+    return quantiles * statistics.stdev(differences) / math.sqrt(n)
+
+
+def table(study: Study, done: dict[str, Row]) -> Iterator[str]:
+    """Lines of one study's table."""
+    found: dict[str, dict[int, Row]] = {}
+    for arm in study.arms:
+        keys = {seed: key_of(config_of(study, arm, seed)) for seed in range(study.seeds)}
+        found[arm.name] = {seed: done[key] for seed, key in keys.items() if key in done}
+    yield f"## {study.title}\n"
+    if study.words:
+        yield f"{study.words}\n"
+    yield "| | seeds | top-1 | difference to | all classes | few-shot | detectable |"
+    yield "| --- | ---: | ---: | --- | ---: | ---: | ---: |"
+    for arm in study.arms:
+        mine = found[arm.name]
+        if mine:
+            yield _line(arm, mine, found.get(arm.against or "", {}))
+    yield ""
+
+
+def _line(arm: Arm, mine: dict[int, Row], reference: dict[int, Row]) -> str:
+    top = [row["top1"] for row in mine.values()]
+    spread = statistics.stdev(top) if len(top) > 1 else math.nan
+    cells = [arm.name, str(len(mine)), f"{statistics.fmean(top):.1f} ± {spread:.1f}"]
+    pairs = sorted(mine.keys() & reference.keys())
+    if not pairs:
+        return "| " + " | ".join([*cells, arm.against or "", "", "", ""]) + " |"
+    for what in (lambda row: row["top1"], lambda row: row["splits"]["few"]):
+        gains = [
+            what(mine[s]) - what(reference[s])
+            for s in pairs
+            if what(mine[s]) is not None and what(reference[s]) is not None
+        ]
+        mean, half = interval(gains)
+        cells.append(f"{mean:+.1f} ± {half:.1f}")
+    gains = [mine[s]["top1"] - reference[s]["top1"] for s in pairs]
+    cells[3:3] = [arm.against or ""]
+    return "| " + " | ".join([*cells, f"{detectable(gains):.1f}"]) + " |"
+
+
+def write_tables(path: Path) -> None:
+    """The part of the results page that is made of rows, between its two marks."""
+    done = stored()
+    lines = [line for study in STUDIES.values() for line in table(study, done)]
+    text = path.read_text(encoding="utf-8")
+    begin, end = "<!-- tables -->", "<!-- end of tables -->"
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    machines = sorted({row["machine"] for row in done.values()})
+    versions = sorted({f"torch {r['versions']['torch']}, timm {r['versions']['timm']}"
+                       for r in done.values()})  # fmt: skip
+    made = f"{len(done)} runs; {'; '.join(versions)}; {'; '.join(machines)}; one thread each.\n"
+    path.write_text(
+        f"{head}{begin}\n{made}\n" + "\n".join(lines) + f"{end}{tail}", encoding="utf-8"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("studies", nargs="*", help=", ".join(STUDIES))
+    parser.add_argument("--shard", default="1/1", help="i/n: every n-th run, from the i-th on")
+    parser.add_argument("--tables", action="store_true", help="make no run")
+    options = parser.parse_args()
+    unknown = [name for name in options.studies if name not in STUDIES]
+    if unknown:
+        parser.error(f"no study {unknown[0]!r}; there are {', '.join(STUDIES)}")
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    if not options.tables:
+        run(options.studies or list(STUDIES), options.shard)
+    write_tables(TABLES)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""The comparisons behind docs/results.md: which runs, and what each is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Changes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ from a study's base in some keys of the configuration.
+
+    Attributes:
+        name: unique in its study.
+        changes: keys of `fxplastic.training.Config`.
+        against: the arm that it is compared with, seed by seed; none for one that others are
+            compared with.
+        other_seed: train with another seed than the arm that it is compared with.
+    """
+
+    name: str
+    changes: Changes
+    against: str | None = "fixed"
+    other_seed: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """A table of arms that share data, budget and seeds.
+
+    Attributes:
+        title: heading of the table.
+        base: what all arms have in common.
+        arms: one row each.
+        seeds: how many; the first ones choose, the others confirm, where it matters.
+    """
+
+    title: str
+    base: Changes
+    arms: tuple[Arm, ...]
+    seeds: int = 10
+    words: str = ""
+    extra: Changes = field(default_factory=dict)
+
+
+OFF: Changes = {"turnover": False}
+WEIGHTED: Changes = {"loss": "weighted"}
+GR: Changes = {"score_loss": "weighted"}
+NORM: Changes = {"scaling": "norm"}
+
+DIGITS: Changes = {
+    "data": "digits-lt", "imbalance": 100.0, "model": "resnet10t",
+    "model_args": {"channels": [16, 32, 64, 128]}, "epochs": 24, "batch": 32, "lr": 0.05,
+    "warmup": 2, "every": 6, "last": 18, "ratio": 0.3,
+}  # fmt: skip
+
+
+def policy(**values: Any) -> Changes:
+    """Changes of the policy alone."""
+    return {"policy_args": values}
+
+
+CONTROLS = (
+    Arm("fixed", OFF, against=None),
+    Arm("fixed, another seed", OFF, other_seed=True),
+    Arm("turnover", {}),
+    Arm("random score", {"criterion": "random"}),
+    Arm("inverted score", {"copy": "lowest"}),
+    Arm("slots drawn afresh", policy(fill="fresh")),
+)
+
+STUDIES: dict[str, Study] = {
+    "controls": Study("Controls", DIGITS, CONTROLS),
+    "criteria": Study(
+        "What a neuron's score is",
+        DIGITS,
+        (
+            Arm("fixed", OFF, against=None),
+            *(
+                Arm(f"{name}", {"criterion": name})
+                for name in ("magnitude", "net", "last", "taylor", "l1", "random")
+            ),
+            Arm("magnitude, class-weighted score", GR),
+            Arm("magnitude, inverse order", {"copy": "lowest"}),
+        ),
+    ),
+    "ablation": Study(
+        "The paper's ablation, and the exact policy",
+        DIGITS,
+        (
+            Arm("fixed", OFF, against=None),
+            Arm("turnover", policy(scaling="none")),
+            Arm("+ GR", {**GR, **policy(scaling="none")}),
+            Arm("+ GR + WS", {**GR, **policy(scaling="norm")}),
+            Arm("+ GR + WS + GDA (paper)", {**GR, "policy": "paper"}),
+            Arm("GR, exact", GR),
+            Arm("GR, exact, relative noise", {**GR, **policy(noise="relative")}),
+            Arm("GR, exact, BatchNorm re-estimated", {**GR, "reestimate_bn": True}),
+        ),
+    ),
+    "ratio": Study(
+        "How much turns over",
+        DIGITS,
+        (
+            Arm("fixed", OFF, against=None),
+            *(Arm(f"ratio {r}", {**GR, "ratio": r}) for r in (0.1, 0.2, 0.3, 0.4, 0.5)),
+            Arm("0.3 by the network", {**GR, "scope": "network"}),
+        ),
+    ),
+    "schedule": Study(
+        "When neurons turn over",
+        DIGITS,
+        (
+            Arm("fixed", OFF, against=None),
+            Arm("every 3, to 21", {**GR, "every": 3, "last": 21}),
+            Arm("every 6, to 18", GR),
+            Arm("once, after 6", {**GR, "every": 6, "last": 6}),
+            Arm("once, after 18", {**GR, "every": 6, "first": 18, "last": 18}),
+            Arm("adaptive, 0.8", {**GR, "schedule": "adaptive", "stability": 0.8, "apart": 3}),
+            Arm("adaptive, 0.9", {**GR, "schedule": "adaptive", "stability": 0.9, "apart": 3}),
+        ),
+    ),
+    "imbalance 10": Study("Imbalance 10", {**DIGITS, "imbalance": 10.0}, CONTROLS),
+    "carry": Study(
+        "What the optimizer remembers of a copy",
+        DIGITS,
+        (
+            Arm("fixed", OFF, against=None),
+            *(Arm(f"SGD, {c}", {**GR, "carry": c}) for c in ("law", "copy", "zero")),
+            Arm("fixed, AdamW", {**OFF, "optimizer": "adamw", "lr": 2e-3}, against=None),
+            *(
+                Arm(
+                    f"AdamW, {c}",
+                    {**GR, "carry": c, "optimizer": "adamw", "lr": 2e-3},
+                    against="fixed, AdamW",
+                )
+                for c in ("law", "copy", "zero")
+            ),
+        ),
+    ),
+    "parting": Study(
+        "How copies are made to part",
+        DIGITS,
+        (
+            Arm("fixed", OFF, against=None),
+            Arm("fixed, AdamW", {**OFF, "optimizer": "adamw", "lr": 2e-3}, against=None),
+            *(
+                Arm(f"{label}, {name}", {**GR, **of, **policy(**how)}, against=against)
+                for label, how in (
+                    ("even", {"shares": "even"}),
+                    ("uneven", {"shares": "uneven"}),
+                    ("signed", {"shares": "signed"}),
+                    ("even, zero-sum noise 0.3", {"shares": "even", "zero_sum": 0.3}),
+                    ("even, relative BatchNorm noise", {"shares": "even", "noise": "relative"}),
+                )
+                for name, of, against in (
+                    ("SGD", {}, "fixed"),
+                    ("AdamW", {"optimizer": "adamw", "lr": 2e-3}, "fixed, AdamW"),
+                )
+            ),
+        ),
+    ),
+    "baselines": Study(
+        "Losses for long tails, alone and with turnover",
+        DIGITS,
+        (
+            Arm("fixed", OFF, against=None),
+            *(
+                arm
+                for label, loss in (
+                    ("weighted", "weighted"),
+                    ("deferred reweighting", "drw"),
+                    ("logit adjustment", "logit_adjustment"),
+                )
+                for arm in (
+                    Arm(f"{label}, fixed", {**OFF, "loss": loss}),
+                    Arm(f"{label}, turnover", {"loss": loss}, against=f"{label}, fixed"),
+                )
+            ),
+        ),
+    ),
+    "width": Study(
+        "Networks with less and more to spare",
+        DIGITS,
+        tuple(
+            arm
+            for width in (4, 8, 16, 32)
+            for arm in (
+                Arm(
+                    f"width {width}, fixed",
+                    {**OFF, "model_args": {"channels": [width * k for k in (1, 2, 4, 8)]}},
+                    against=None,
+                ),
+                Arm(
+                    f"width {width}, turnover",
+                    {**GR, "model_args": {"channels": [width * k for k in (1, 2, 4, 8)]}},
+                    against=f"width {width}, fixed",
+                ),
+            )
+        ),
+    ),
+}
