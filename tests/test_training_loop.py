@@ -64,6 +64,20 @@ def test_a_run_leaves_one_row_per_epoch(finished: Path):
     assert float(found[-1]["top1"]) == pytest.approx(sum(per_class) / 10)
 
 
+def test_epochs_may_go_without_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    tested: list[int] = []
+    plain = loop.predictions
+    monkeypatch.setattr(loop, "predictions", lambda *a: (tested.append(1), plain(*a))[1])
+    config = replace(SMALL, evaluate=2, plot=False, turnover=False, out=str(tmp_path / "run"))
+    result = train(config, progress=False)
+    found = rows(tmp_path / "run")
+    assert [row["top1"] == "" for row in found] == [True, False, False]
+    assert [row["class_0"] == "" for row in found] == [True, False, False]
+    assert float(found[-1]["top1"]) == result.top1
+    assert len(tested) == 3  # two epochs, and the result
+    assert not (tmp_path / "run" / "confusion.png").exists()
+
+
 def test_a_run_leaves_its_plans_and_its_result(finished: Path):
     (line,) = (finished / "plans.jsonl").read_text().splitlines()
     turnover = json.loads(line)

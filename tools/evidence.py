@@ -34,7 +34,7 @@ from tools.studies import STUDIES, Arm, Study
 ROWS = Path("docs/evidence")
 TABLES = Path("docs/results.md")
 SCRATCH = Path("runs/evidence")
-ELSEWHERE = ("label", "out", "device")
+ELSEWHERE = ("label", "out", "device", "checkpoint", "evaluate", "plot")
 
 Row = dict[str, Any]
 
@@ -53,7 +53,8 @@ def config_of(study: Study, arm: Arm, seed: int) -> Config:
                 else default.default
             )
         values["every"] = 1
-    return Config(**{**values, "checkpoint": values["epochs"], "device": "cpu"})
+    end = values["epochs"]
+    return Config(**{**values, "checkpoint": end, "evaluate": end, "plot": False, "device": "cpu"})
 
 
 def key_of(config: Config) -> str:

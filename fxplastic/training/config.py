@@ -130,9 +130,14 @@ class Config:
         default=False, metadata=_about("BatchNorm statistics anew after each turnover")
     )
 
+    evaluate: int = field(
+        default=1,
+        metadata=_about("epochs from one evaluation to the next; the last has one", low=1),
+    )
     checkpoint: int = field(
         default=1, metadata=_about("epochs from checkpoint to checkpoint", low=1)
     )
+    plot: bool = field(default=True, metadata=_about("draw the confusion matrix at the end"))
     tensorboard: bool = field(default=False, metadata=_about("write events for TensorBoard, too"))
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import cast
@@ -21,7 +22,7 @@ class Accuracy:
     """Accuracies in percent; None where there is no class, or no test sample, to take it of.
 
     Attributes:
-        top1: over all test samples.
+        top1: over all test samples; NaN where nothing was tested.
         splits: under ``"many"``, ``"medium"`` and ``"few"``, the mean over their classes, as in
             OLTR (Liu et al., 2019).
         per_class: of each class.
@@ -30,6 +31,11 @@ class Accuracy:
     top1: float
     splits: Mapping[str, float | None]
     per_class: tuple[float | None, ...]
+
+
+def not_tested(classes: int, splits: Mapping[str, Sequence[int]]) -> Accuracy:
+    """What is known of an epoch without an evaluation."""
+    return Accuracy(math.nan, dict.fromkeys(splits), (None,) * classes)
 
 
 @torch.no_grad()

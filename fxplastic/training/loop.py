@@ -8,6 +8,7 @@ needs deterministic kernels: call ``torch.use_deterministic_algorithms(True)`` f
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from fxplastic.training import checkpoints
 from fxplastic.training.batches import training_batches
 from fxplastic.training.build import Parts, build
 from fxplastic.training.config import Config
-from fxplastic.training.evaluation import Accuracy, accuracy, predictions
+from fxplastic.training.evaluation import Accuracy, accuracy, not_tested, predictions
 from fxplastic.training.events import Events
 from fxplastic.training.files import replace_text, writing
 from fxplastic.training.randomness import seed_all
@@ -78,9 +79,9 @@ def train(
         for number in range(done + 1, config.epochs + 1):
             epoch = _epoch(parts, config, number, records, lambda: bar.update())
             events.add(epoch)
-            bar.set_postfix(
-                epoch=number, loss=f"{epoch.loss:.3f}", top1=f"{epoch.accuracy.top1:.1f}"
-            )
+            top1 = epoch.accuracy.top1
+            shown = {} if math.isnan(top1) else {"top1": f"{top1:.1f}"}
+            bar.set_postfix(epoch=number, loss=f"{epoch.loss:.3f}", **shown)
             if number % config.checkpoint == 0 or number == config.epochs:
                 checkpoints.save(folder / checkpoints.LAST, taken(parts, config, number))
     return _finish(parts, config, folder)
@@ -97,7 +98,10 @@ def _epoch(
     turnover = None if parts.plasticity is None else parts.plasticity.end_epoch()
     if turnover is not None and config.reestimate_bn:
         _reestimate(parts, config, number)
-    _, _, found = _evaluate(parts, config)
+    if number % config.evaluate == 0 or number == config.epochs:
+        _, _, found = _evaluate(parts, config)
+    else:
+        found = not_tested(len(parts.data.classes), parts.data.splits())
     neurons = 0 if turnover is None else turnover.neurons
     epoch = Epoch(number, lr, loss, found, neurons, time.perf_counter() - began)
     records.add(epoch, turnover)
@@ -181,5 +185,6 @@ def _finish(parts: Parts, config: Config, folder: Path) -> Result:
         folder=str(folder),
     )
     result.store()
-    draw_confusion(folder / "confusion.png", truth, found, parts.data.classes)
+    if config.plot:
+        draw_confusion(folder / "confusion.png", truth, found, parts.data.classes)
     return result

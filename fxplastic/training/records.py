@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -52,7 +53,7 @@ class Epoch:
             "epoch": self.epoch,
             "lr": self.lr,
             "loss": self.loss,
-            "top1": self.accuracy.top1,
+            "top1": None if math.isnan(self.accuracy.top1) else self.accuracy.top1,
             **self.accuracy.splits,
             "neurons": self.neurons,
             "seconds": round(self.seconds, 3),
