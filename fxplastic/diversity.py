@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from fxplastic.axis_maps import gathered
 from fxplastic.edits import SUM_TOLERANCE, Edit
 from fxplastic.errors import OptimizerError, PlanError
-from fxplastic.gather import Recipe, gathered
+from fxplastic.gather import Recipe
 from fxplastic.groups import Site
 from fxplastic.plan import Plan
 from fxplastic.plastic import Plastic

@@ -16,9 +16,11 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from fxplastic.axis_maps import AxisMap
 from fxplastic.diversity import Touch, touch_of
 from fxplastic.errors import RewriteError
-from fxplastic.gather import AxisMap, Recipe, recipes
+from fxplastic.gather import Recipe, recipes
+from fxplastic.memory import check_memory
 from fxplastic.module import PlasticModule
 from fxplastic.optim import carried_state, check_optimizer, twin_optimizer
 from fxplastic.plan import Plan, check_plan
@@ -168,7 +170,7 @@ def _rewrite_widths(
         )
     _step("lay out")
     found, made = lay_out(plastic, plan)
-    _check_memory(plastic, {id(recipe.tensor) for recipe in made})
+    check_memory(plastic, {id(recipe.tensor) for recipe in made})
     with torch.no_grad():
         changes = {r.name: list(_changes_of(r, optimizer)) for r in made}
     _step("build")
@@ -231,7 +233,7 @@ def _changes(
     """Every new tensor, made before the first old one is overwritten."""
     _step("lay out")
     found = recipes(plastic, plan)
-    _check_memory(plastic, {id(recipe.tensor) for recipe in found})
+    check_memory(plastic, {id(recipe.tensor) for recipe in found})
     with torch.no_grad():
         return [change for recipe in found for change in _changes_of(recipe, optimizer, touch)]
 
@@ -284,38 +286,6 @@ def _swap(change: _Change) -> None:
     except BaseException:
         change.old.copy_(kept)
         raise
-
-
-def _check_memory(plastic: Plastic, touched: set[int]) -> None:
-    """Refuse tensors that share memory without being one object: they would be edited twice."""
-    named: dict[str, Tensor] = dict(plastic.named_parameters())
-    named |= plastic.named_buffers()
-    for name, tensor in named.items():
-        steps = zip(tensor.shape, tensor.stride(), strict=True) if id(tensor) in touched else ()
-        if tensor.layout == torch.strided and any(n > 1 and not step for n, step in steps):
-            raise RewriteError(
-                f"{name!r} is an expanded tensor, several of its elements are one in memory; "
-                "make it contiguous: .contiguous() before it becomes a parameter"
-            )
-    spans: dict[tuple[torch.device, int], list[tuple[int, int, str]]] = {}
-    for name, tensor in named.items():
-        if tensor.numel() and tensor.layout == torch.strided and tensor.device.type != "meta":
-            first = int(tensor.storage_offset()) * tensor.element_size()
-            steps = zip(tensor.shape, tensor.stride(), strict=True)
-            last = first + (1 + sum((n - 1) * int(s) for n, s in steps)) * tensor.element_size()
-            key = (tensor.device, tensor.untyped_storage().data_ptr())
-            spans.setdefault(key, []).append((first, last, name))
-    for span in spans.values():
-        span.sort()
-        for i, (_, last, name) in enumerate(span):
-            for first, _, other in span[i + 1 :]:
-                if first >= last:
-                    break
-                if touched & {id(named[name]), id(named[other])}:
-                    raise RewriteError(
-                        f"{name!r} and {other!r} share memory but are two tensors; tie them by "
-                        "assigning the same Parameter, or clone one of them"
-                    )
 
 
 def _dress(new: Any, old: Any) -> None:

@@ -12,8 +12,8 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from fxplastic.axis_maps import AxisMap, gathered
 from fxplastic.errors import RewriteError
-from fxplastic.gather import AxisMap, gathered
 from fxplastic.plastic import Plastic
 from fxplastic.resize import with_tensors
 
