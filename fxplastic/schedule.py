@@ -158,13 +158,15 @@ class Adaptive:
         Raises:
             PlanError: there are no scores.
         """
+        if not self.watches(epoch):
+            return False, memory
         if scores is None:
             raise PlanError("an adaptive schedule decides from scores; score every epoch")
         before, since = memory.get("scores"), epoch - memory.get("turned", 0)
         found = None if before is None else agreement(before, scores)
         late = self.at_most is not None and since >= self.at_most
         settled = found is not None and found >= self.stability
-        allowed = epoch >= self.first and since >= self.apart and epoch <= (self.last or math.inf)
+        allowed = epoch >= self.first and since >= self.apart
         if allowed and (settled or late):
             return True, {"turned": epoch}
         kept = {name: [float(value) for value in row] for name, row in scores.items()}

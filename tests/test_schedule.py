@@ -62,6 +62,12 @@ def test_turnovers_keep_apart_and_inside_their_bounds() -> None:
     assert run(Adaptive(apart=1, first=4, last=5), [UP] * 10) == [4]
 
 
+def test_after_the_last_turnover_no_scores_are_needed() -> None:
+    schedule = Adaptive(apart=1, first=1, last=3)
+    assert [schedule.watches(epoch) for epoch in (3, 4)] == [True, False]
+    assert schedule.due(4, None, {"turned": 2}) == (False, {"turned": 2})
+
+
 def test_a_turnover_that_is_late_comes_in_any_case() -> None:
     schedule = Adaptive(apart=1, first=1, at_most=3)
     assert run(schedule, [UP, DOWN] * 4) == [3, 6]
