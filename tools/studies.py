@@ -51,9 +51,16 @@ WEIGHTED: Changes = {"loss": "weighted"}
 GR: Changes = {"score_loss": "weighted"}
 NORM: Changes = {"scaling": "norm"}
 
+
+def resnet(width: int) -> Changes:
+    """A ResNet of ten layers whose first stage has this width (0.3 million parameters at 16)."""
+    channels = [width * k for k in (1, 2, 4, 8)]
+    stem = {"stem_width": width // 2, "stem_type": "deep"}
+    return {"model": "resnet10t", "model_args": {"channels": channels, **stem}}
+
+
 DIGITS: Changes = {
-    "data": "digits-lt", "imbalance": 100.0, "model": "resnet10t",
-    "model_args": {"channels": [16, 32, 64, 128]}, "epochs": 24, "batch": 32, "lr": 0.05,
+    "data": "digits-lt", "imbalance": 100.0, **resnet(16), "epochs": 24, "batch": 32, "lr": 0.05,
     "warmup": 2, "every": 6, "last": 18, "ratio": 0.3,
 }  # fmt: skip
 
@@ -187,16 +194,16 @@ STUDIES: dict[str, Study] = {
         DIGITS,
         tuple(
             arm
-            for width in (4, 8, 16, 32)
+            for width in (8, 16, 32)
             for arm in (
                 Arm(
                     f"width {width}, fixed",
-                    {**OFF, "model_args": {"channels": [width * k for k in (1, 2, 4, 8)]}},
+                    {**OFF, **resnet(width)},
                     against=None,
                 ),
                 Arm(
                     f"width {width}, turnover",
-                    {**GR, "model_args": {"channels": [width * k for k in (1, 2, 4, 8)]}},
+                    {**GR, **resnet(width)},
                     against=f"width {width}, fixed",
                 ),
             )
