@@ -58,6 +58,11 @@ def test_a_model_with_other_inputs_is_rewritten_on_meta(name: str) -> None:
     assert "float64" not in row
 
 
+def test_a_constructor_that_reads_tensors_is_built_with_values_first() -> None:
+    model = catalog.build(catalog.Entry("torchvision", "regnet_y_400mf"), {}, "meta")
+    assert {tensor.device.type for tensor in model.state_dict().values()} == {"meta"}
+
+
 def test_a_model_that_cannot_be_built_is_a_row_with_the_step() -> None:
     row = row_of("timm", "no_such_model")
     assert row["step"] == "build"

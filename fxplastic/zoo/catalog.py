@@ -78,15 +78,25 @@ def _library(name: str) -> Any:
 # ---------------------------------------------------------------- building
 def build(entry: Entry, options: Mapping[str, Any], device: str) -> nn.Module:
     """The model with random weights (none on the meta device), in train mode."""
-    with torch.device(device):
-        if entry.library == "timm":
-            model = _library("timm").create_model(entry.name, pretrained=False, **options)
-        elif entry.library == "torchvision":
-            model = _torchvision(entry.name, options)
-        else:
-            model = transformers.build(entry.name)
-    built: nn.Module = model.train()
-    return built
+    try:
+        with torch.device(device):
+            return _built(entry, options).train()
+    except NotImplementedError:
+        if device != "meta":
+            raise
+        # A constructor that computes sizes by tensors needs their values.
+        return _built(entry, options).train().to("meta")
+
+
+def _built(entry: Entry, options: Mapping[str, Any]) -> nn.Module:
+    model: nn.Module
+    if entry.library == "timm":
+        model = _library("timm").create_model(entry.name, pretrained=False, **options)
+    elif entry.library == "torchvision":
+        model = _torchvision(entry.name, options)
+    else:
+        model = transformers.build(entry.name)
+    return model
 
 
 def _torchvision(name: str, options: Mapping[str, Any]) -> nn.Module:
