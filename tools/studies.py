@@ -64,6 +64,38 @@ DIGITS: Changes = {
     "warmup": 2, "every": 6, "last": 18, "ratio": 0.3,
 }  # fmt: skip
 
+ADAMW: Changes = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.05}
+SMALL: dict[str, Changes] = {
+    "ResNeXt": {
+        "model": "resnext50_32x4d",
+        "model_args": {
+            "layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "cardinality": 4,
+            "base_width": 16, "stem_width": 8, "stem_type": "deep",
+        },
+    },
+    "ConvNeXt": {
+        "model": "convnext_atto",
+        "model_args": {"depths": [1, 1, 2, 1], "dims": [16, 32, 64, 128], "patch_size": 2},
+        **ADAMW,
+    },
+    "ViT": {
+        "model": "vit_tiny_patch16_224",
+        "model_args": {
+            "img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 4, "num_heads": 2,
+        },
+        **ADAMW,
+    },
+    "MambaOut": {
+        "model": "mambaout_femto",
+        "model_args": {"depths": [1, 1, 2, 1], "dims": [16, 32, 64, 128]},
+        **ADAMW,
+    },
+}  # fmt: skip
+RENDERED: Changes = {
+    "data": "characters-lt", "imbalance": 100.0, **resnet(32), "epochs": 16, "batch": 128,
+    "lr": 0.1, "warmup": 1, "every": 4, "last": 12, "ratio": 0.3,
+}  # fmt: skip
+
 
 def policy(**values: Any) -> Changes:
     """Changes of the policy alone."""
@@ -208,5 +240,46 @@ STUDIES: dict[str, Study] = {
                 ),
             )
         ),
+    ),
+    "architectures": Study(
+        "Other architectures",
+        DIGITS,
+        tuple(
+            arm
+            for label, changes in SMALL.items()
+            for arm in (
+                Arm(f"{label}, fixed", {**OFF, **changes}, against=None),
+                Arm(f"{label}, turnover", {**GR, **changes}, against=f"{label}, fixed"),
+            )
+        ),
+    ),
+    "imbalance 500": Study(
+        "Imbalance 500, and an adaptive schedule",
+        {**DIGITS, "imbalance": 500.0},
+        (
+            Arm("fixed", OFF, against=None),
+            Arm("every 6, to 18", GR),
+            Arm("adaptive, 0.8", {**GR, "schedule": "adaptive", "stability": 0.8, "apart": 3}),
+        ),
+    ),
+    "rendered": Study(
+        "Rendered characters",
+        RENDERED,
+        (
+            Arm("fixed", OFF, against=None),
+            Arm("fixed, another seed", OFF, other_seed=True),
+            Arm("paper", {**GR, "policy": "paper"}),
+            Arm("exact", GR),
+            Arm("last batch's score", {**GR, "criterion": "last"}),
+            Arm("random score", {"criterion": "random"}),
+            Arm("slots drawn afresh", {**GR, **policy(fill="fresh")}),
+            Arm("logit adjustment, fixed", {**OFF, "loss": "logit_adjustment"}),
+            Arm(
+                "logit adjustment, exact",
+                {"loss": "logit_adjustment"},
+                against="logit adjustment, fixed",
+            ),
+        ),
+        seeds=5,
     ),
 }
