@@ -1,15 +1,17 @@
-"""A run that is killed again and again ends as the run that never was, bit for bit.
+"""A run that is killed again and again, once amid a turnover, ends as the run that never was.
 
-`FXPLASTIC_KILLS=10` kills ten times.
+`FXPLASTIC_KILLS=10` kills ten times, besides that one.
 """
 
 import csv
+import importlib
 import json
 import multiprocessing
 import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -52,8 +54,24 @@ def run(config: Config, resume: bool) -> None:
     train(config, resume=resume, progress=False)
 
 
-def started(context: ForkServerContext, config: Config, resume: bool) -> ForkServerProcess:
-    process = context.Process(target=run, args=(config, resume))
+def run_into_a_turnover(config: Config, resume: bool) -> None:
+    """Like `run`, killed when a turnover has written some of its tensors, and not the others."""
+    written = 0
+
+    def step(name: str) -> None:
+        nonlocal written
+        written += name.startswith("write ")
+        if written == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    importlib.import_module("fxplastic.rewrite")._step = step  # the package has a function so named
+    run(config, resume)
+
+
+def started(
+    context: ForkServerContext, config: Config, resume: bool, target: Callable[..., None] = run
+) -> ForkServerProcess:
+    process = context.Process(target=target, args=(config, resume))
     process.start()
     return process
 
@@ -117,6 +135,11 @@ def test_a_killed_run_ends_with_the_weights_of_the_run_that_never_was(tmp_path: 
     for count, epoch in enumerate(moments):
         process = started(context, config, resume=count > 0)
         kill(process, folder, epoch, draw.uniform(0, per_epoch))
+        if count == 0:
+            halfway = started(context, config, resume=True, target=run_into_a_turnover)
+            halfway.join(PATIENCE * CONFIG.epochs)
+            assert halfway.exitcode == -signal.SIGKILL
+            assert epochs_on_record(folder) == CONFIG.every - 1
     last = started(context, config, resume=True)
     last.join(PATIENCE * CONFIG.epochs)
     assert last.exitcode == 0
