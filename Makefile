@@ -17,7 +17,8 @@ export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check lint format types exact optimizers mutants nightly zoo zoo-small \
-	approximate evidence parting overhead killed clean
+	approximate evidence parting overhead killed \
+	same-network clean
 
 help:
 	@echo "make demo     train on long-tailed digits, turn neurons over once, compare (about 4 min)"
@@ -33,6 +34,7 @@ help:
 	@echo "make evidence training runs with and without turnover: docs/results.md (hours; resumable)"
 	@echo "make parting  how soon copies part: docs/parting.md (some 10 minutes)"
 	@echo "make overhead what scoring and a turnover cost, beside a training step (a minute)"
+	@echo "make same-network  a ResNet-18 through turnovers is the plain one throughout (20 minutes)"
 	@echo "make killed   the trainer, killed at ten random moments and resumed (2 minutes)"
 	@echo "make approximate  what approximate=True does to functions: docs/approximate.md"
 
@@ -97,6 +99,9 @@ parting: $(STAMP)
 
 overhead: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m tools.overhead
+
+same-network: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m tools.same_network
 
 killed: $(STAMP)
 	OMP_NUM_THREADS=1 FXPLASTIC_KILLS=10 $(PY) -m pytest tests/test_training_killed.py
