@@ -227,6 +227,9 @@ def test_a_full_disk_ends_the_run_with_its_last_checkpoint_in_place(
         ({"device": "cuda:99"}, r"device='cuda:99', and there are"),
         ({"amp": True}, r"amp=true needs CUDA"),
         ({"protect": ("*",)}, r"no group would ever turn over"),
+        ({"min_width": 1000}, r"no group would ever turn over: .*narrower than 1000"),
+        ({"overrides": {"*": 0.6}}, r"overrides\['\*'\]=0.6"),
+        ({"overrides": {"*": "much"}}, r"overrides has '\*' = 'much'; give a number"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(

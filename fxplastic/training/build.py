@@ -259,6 +259,8 @@ def make_plasticity(
         policy=config.scaling,
         scope=config.scope,
         protect=config.protect,
+        overrides={name: ratio_of(name, value) for name, value in config.overrides.items()},
+        min_width=config.min_width,
         ema=ema,
         adjust=upside_down if config.copy == "lowest" else None,
         score_every=config.score_every,
@@ -269,3 +271,14 @@ def make_plasticity(
 def upside_down(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Scores that rank neurons the other way round."""
     return {name: -row for name, row in scores.items()}
+
+
+def ratio_of(name: str, value: object) -> float:
+    """The ratio that `overrides` has for a group.
+
+    Raises:
+        TrainingError: it is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TrainingError(f"overrides has {name!r} = {value!r}; give a number from 0 to 0.5")
+    return float(value)

@@ -126,6 +126,10 @@ class Config:
     carry: Carry = field(default="law", metadata=_about("how optimizer state follows"))
     scope: Scope = field(default="group", metadata=_about("among which neurons ranks are taken"))
     protect: tuple[str, ...] = field(default=(), metadata=_about("groups that stay as they are"))
+    overrides: Mapping[str, object] = field(
+        default_factory=dict, metadata=_about("ratios of single groups, by name")
+    )
+    min_width: int = field(default=1, metadata=_about("narrower groups stay as they are", low=1))
     reestimate_bn: bool = field(
         default=False, metadata=_about("BatchNorm statistics anew after each turnover")
     )
@@ -220,6 +224,7 @@ def _check_plain(key: str, table: Mapping[str, object]) -> None:
 def _check_together(config: Config) -> None:
     _check_plain("model_args", config.model_args)
     _check_plain("policy_args", config.policy_args)
+    _check_plain("overrides", config.overrides)
     if config.warmup >= config.epochs:
         raise TrainingError(
             f"warmup={config.warmup} leaves nothing of epochs={config.epochs}; give fewer epochs "
