@@ -57,10 +57,17 @@ def config_of(study: Study, arm: Arm, seed: int) -> Config:
     return Config(**{**values, "checkpoint": end, "evaluate": end, "plot": False, "device": "cpu"})
 
 
+def deciding(config: Config) -> dict[str, Any]:
+    """All that decides the result, as far as it is not the default: new options change no key."""
+    defaults = dataclasses.asdict(Config())
+    values = dataclasses.asdict(config)
+    return {k: v for k, v in values.items() if k not in ELSEWHERE and v != defaults[k]}
+
+
 def key_of(config: Config) -> str:
     """Hash of all that decides the result."""
-    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in ELSEWHERE}
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+    text = json.dumps(deciding(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def wanted(studies: Sequence[str]) -> dict[str, Config]:
@@ -77,8 +84,9 @@ def wanted(studies: Sequence[str]) -> dict[str, Config]:
 
 def stored() -> dict[str, Row]:
     """Rows by key."""
-    lines = (line for path in sorted(ROWS.glob("*.jsonl")) for line in path.open(encoding="utf-8"))
-    return {row["key"]: row for row in map(json.loads, lines)}
+    texts = [path.read_text(encoding="utf-8") for path in sorted(ROWS.glob("*.jsonl"))]
+    lines = (line for text in texts for line in text.splitlines())
+    return {key_of(Config(**row["config"])): row for row in map(json.loads, lines)}
 
 
 def carry_out(key: str, config: Config, origin: Row) -> Row:
@@ -89,11 +97,10 @@ def carry_out(key: str, config: Config, origin: Row) -> Row:
     result = train(dataclasses.replace(config, out=str(out)), progress=False)
     seconds = round(time.process_time() - began, 1)
     shutil.rmtree(out)
-    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in ELSEWHERE}
     return {
-        "key": key, "seed": config.data_seed, "top1": result.top1, "splits": dict(result.splits),
+        "seed": config.data_seed, "top1": result.top1, "splits": dict(result.splits),
         "turnovers": result.turnovers, "neurons": result.neurons, "cpu_seconds": seconds,
-        "config": values, **origin,
+        "config": deciding(config), **origin,
     }  # fmt: skip
 
 
