@@ -77,3 +77,15 @@ def test_bad_labels_are_named(labels: list[int], message: str):
 def test_labels_of_another_type_are_refused():
     with pytest.raises(TrainingError, match=r"labels are torch.float32 of shape \(2,\)"):
         check_labels(torch.zeros(2), 3)
+
+
+def test_the_loss_of_few_shot_classes_leaves_the_others_out():
+    counts = [100, 10, 5]
+    loss = make_loss("few", counts)
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 0, 1, 2, 1, 0])
+    own = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    scale = 115 / 2  # so that the mean weight over all samples is one: 10 w1 = 5 w2 = 115 / 2
+    expected = (own * torch.tensor([0.0, scale / 10, scale / 5])[labels]).mean()
+    torch.testing.assert_close(loss(logits, labels, 1), expected)
+    with pytest.raises(TrainingError, match="fewer than 20 samples, and the rarest has 20"):
+        make_loss("few", [100, 20])

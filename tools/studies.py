@@ -282,4 +282,21 @@ STUDIES: dict[str, Study] = {
         ),
         seeds=5,
     ),
+    "search": Study(
+        "A search for a setting that helps",
+        DIGITS,
+        (
+            Arm("fixed", OFF, against=None),
+            Arm("scores of few-shot classes alone", {"score_loss": "few"}),
+            Arm("signed, 0.1", {**GR, "ratio": 0.1, **policy(shares="signed")}),
+            Arm("signed, 0.2", {**GR, "ratio": 0.2, **policy(shares="signed")}),
+            Arm("last stage alone", {**GR, "overrides": {"*": 0, "layer4*": 0.3}}),
+            Arm("all but the last stage", {**GR, "overrides": {"layer4*": 0}}),
+            Arm("relative noise, 0.2", {**GR, "ratio": 0.2, **policy(noise="relative")}),
+            Arm("zero-sum noise 0.3, 0.2", {**GR, "ratio": 0.2, **policy(zero_sum=0.3)}),
+            Arm("once, after 12, 0.2", {**GR, "ratio": 0.2, "first": 12, "last": 12}),
+            Arm("fresh, 0.2", {**GR, "ratio": 0.2, **policy(fill="fresh")}),
+            Arm("fixed, longer", {**OFF, "epochs": 32}),
+        ),
+    ),
 }

@@ -16,7 +16,8 @@ from torch.nn import functional
 from fxplastic.classes import class_weights
 from fxplastic.errors import TrainingError
 
-LossName = Literal["cross_entropy", "weighted", "drw", "logit_adjustment"]
+LossName = Literal["cross_entropy", "weighted", "drw", "logit_adjustment", "few"]
+FEW = 20  # classes with fewer samples are few-shot (Liu et al., 2019)
 
 
 class Loss(Protocol):
@@ -105,14 +106,15 @@ def make_loss(
 
     Args:
         name: ``"cross_entropy"``; ``"weighted"`` by inverse frequency; ``"drw"``, effective-number
-            weights (Cui et al., 2019, beta 0.9999) from epoch `start` on; ``"logit_adjustment"``.
+            weights (Cui et al., 2019, beta 0.9999) from epoch `start` on; ``"logit_adjustment"``;
+            ``"few"``: like weighted, of classes with fewer than 20 samples alone, for scores.
         counts: training samples of each class, ``[classes]``.
         start: first weighted epoch of ``"drw"``, from 1.
         tau: strength of the logit adjustment.
         device: of the logits.
 
     Raises:
-        TrainingError: no such loss.
+        TrainingError: no such loss, or no class with few samples.
         ScoreError: a class without samples.
 
     >>> loss = make_loss("logit_adjustment", [3, 1])
@@ -129,6 +131,14 @@ def make_loss(
     if name == "logit_adjustment":
         prior = torch.tensor(counts, dtype=torch.float64)
         return LogitAdjustment((tau * (prior / prior.sum()).log()).float().to(device))
+    if name == "few":
+        rare = [float(weight) * (n < FEW) for weight, n in zip(inverse, counts, strict=True)]
+        if not any(rare):
+            raise TrainingError(
+                f"loss='few' is of classes with fewer than {FEW} samples, and the rarest has "
+                f"{min(counts)}; give another loss, or a larger imbalance"
+            )
+        return Weighted(class_weights(counts, rare).to(device))
     raise TrainingError(f"loss={name!r}; give one of {', '.join(get_args(LossName))}")
 
 
