@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -60,7 +60,7 @@ class Averaged(nn.Module):
         return self.average.named_buffers(prefix, recurse, remove_duplicate)
 
 
-def averaged(plastic: Plastic, ema: nn.Module | Iterable[nn.Module] | None) -> tuple[Averaged, ...]:
+def averaged(plastic: Plastic, ema: nn.Module | Sequence[nn.Module] | None) -> tuple[Averaged, ...]:
     """Every average as one that plans fit; wrappers around the model's names are looked into.
 
     Raises:
@@ -68,14 +68,16 @@ def averaged(plastic: Plastic, ema: nn.Module | Iterable[nn.Module] | None) -> t
     """
     if ema is None:
         return ()
-    found = [ema] if isinstance(ema, nn.Module) else list(ema)
-    for one in found:
+    given: Sequence[object] = ema if isinstance(ema, list | tuple) else [ema]
+    found = []
+    for one in given:
         if not isinstance(one, nn.Module):
             raise PlanError(
                 f"ema is a {type(one).__name__}; give a module with averaged weights, such as "
                 "timm.utils.ModelEmaV3 or torch.optim.swa_utils.AveragedModel"
             )
-    return tuple(Averaged(plastic, _inside(plastic, one)) for one in found)
+        found.append(Averaged(plastic, _inside(plastic, one)))
+    return tuple(found)
 
 
 def _inside(plastic: Plastic, module: nn.Module) -> nn.Module:

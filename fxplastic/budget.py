@@ -1,7 +1,8 @@
 """Plans that grow or shrink a network to a budget of parameters or MACs, by one ranking of all.
 
-Neurons of every group compete: scores are divided by their group's mean, the lowest of the whole
-network go first, the highest are copied first (the normaliser of Fang et al., DepGraph, 2023).
+Neurons of every group compete: scores are divided by the mean size of their group's, the lowest of
+the whole network go first, the highest are copied first (the normaliser of Fang et al., DepGraph,
+2023).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fxplastic.counts import matching
+from fxplastic.counts import comparable, matching
 from fxplastic.draw import Shares, part_of
 from fxplastic.errors import PlanError
 from fxplastic.forecast import count_macs
@@ -134,12 +135,11 @@ def _ranked(groups: Sequence[ChannelGroup], rows: Sequence[Sequence[float]]) -> 
     """Group names, one for each neuron of a block, lowest score first."""
     found: list[tuple[float, int, int]] = []
     for place, (group, row) in enumerate(zip(groups, rows, strict=True)):
-        b, blocks = group.block_size, group.block_count
-        mean = math.fsum(row) / len(row)
-        ranks = [sorted(row[i * b : (i + 1) * b]) for i in range(blocks)]
+        b, blocks, values = group.block_size, group.block_count, comparable(row)
+        ranks = [sorted(values[i * b : (i + 1) * b]) for i in range(blocks)]
         for rank in range(b):
             value = math.fsum(block[rank] for block in ranks) / blocks
-            found.append((value / mean if mean > 0 else 0.0, place, rank))
+            found.append((value, place, rank))
     return [groups[place].name for _, place, _ in sorted(found)]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,9 @@ def class_counts(labels: Tensor | Sequence[int] | Iterable[Any], classes: int) -
     tensor([0, 2])
     """
     found = [labels] if isinstance(labels, Tensor) else [_labels_of(entry) for entry in labels]
+    wrong = [tuple(row.shape) for row in found if row.ndim > 1]
+    if wrong:
+        raise ScoreError(f"labels have shape {wrong[0]}; give one class index for each sample")
     every = torch.cat([row.detach().reshape(-1).cpu() for row in found]) if found else None
     if every is None or not every.numel():
         raise ScoreError("there are no labels to count; give at least one")
@@ -47,6 +50,11 @@ def class_counts(labels: Tensor | Sequence[int] | Iterable[Any], classes: int) -
 
 def _labels_of(entry: object) -> Tensor:
     """Labels of one entry of a sequence or of a loader."""
+    if isinstance(entry, Mapping | str):
+        raise ScoreError(
+            f"a batch is a {type(entry).__name__}; count from the labels, or from a loader of "
+            "(inputs, labels)"
+        )
     if isinstance(entry, tuple | list):
         if len(entry) < 2:
             raise ScoreError(
@@ -85,7 +93,7 @@ def class_weights(
     number = torch.as_tensor(counts).to(torch.float64)
     if number.ndim != 1 or number.numel() == 0:
         raise ScoreError(f"counts has shape {tuple(number.shape)}; give one number per class")
-    empty = [i for i, n in enumerate(number.tolist()) if not n > 0]
+    empty = [i for i, n in enumerate(number.tolist()) if not 0 < n < float("inf")]
     if empty:
         raise ScoreError(
             f"class {empty[0]} has {number[empty[0]].item():g} samples, which has no weight; "

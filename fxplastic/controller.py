@@ -7,8 +7,10 @@ Nothing else of the loop has to know: learning-rate schedulers, hooks and compil
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +20,9 @@ from torch.optim import Optimizer
 
 from fxplastic.averages import averaged
 from fxplastic.counts import Scope, check_ratio, check_scope
-from fxplastic.diversity import touch_of
-from fxplastic.errors import PlanError
-from fxplastic.optim import check_optimizer
+from fxplastic.diversity import parts_copies, touch_of
+from fxplastic.errors import PlanError, ScoreError
+from fxplastic.optim import check_carry, check_optimizer
 from fxplastic.plan import Plan
 from fxplastic.planner import on_host, plan_turnover
 from fxplastic.plastic import Plastic, require_plastic
@@ -30,6 +32,7 @@ from fxplastic.schedule import Memory, Schedule, When
 from fxplastic.scores import Criterion, GradientScores
 from fxplastic.turnover import Turnover
 
+_KEYS = ("fingerprint", "epoch", "calls", "memory", "scores", "history")
 Listener = Callable[[Turnover], None]
 Adjust = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
@@ -64,6 +67,9 @@ class Plasticity:
         OptimizerError: the optimizer's state cannot be carried over.
         ScoreError: no such criterion.
 
+    Warns:
+        UserWarning: nothing would ever part a copy from its original.
+
     >>> import fxplastic
     >>> from torch import nn, zeros
     >>> model = nn.Sequential(nn.Linear(3, 10), nn.ReLU(), nn.Linear(10, 2))
@@ -94,7 +100,7 @@ class Plasticity:
         overrides: Mapping[str, float] | None = None,
         protect: Iterable[str] = (),
         min_width: int = 1,
-        ema: nn.Module | Iterable[nn.Module] | None = None,
+        ema: nn.Module | Sequence[nn.Module] | None = None,
         adjust: Adjust | None = None,
         score_every: int = 1,
         seed: int = 0,
@@ -105,19 +111,19 @@ class Plasticity:
         check_optimizer(optimizer, plastic)
         self._plastic, self._optimizer = plastic, optimizer
         self._schedule: When = Schedule() if schedule is None else schedule
-        _check_epochs(self._schedule, epochs)
+        _check_schedule(self._schedule, epochs)
         _check_groups(plastic)
-        if not isinstance(score_every, int) or score_every < 1:
-            raise PlanError(f"score_every={score_every!r}; give a whole number, at least 1")
-        self._policy, self._seed, self._every = Policy.of(policy), seed, score_every
+        _check_whole(score_every=score_every, min_width=min_width)
+        self._policy, self._seed, self._every = Policy.of(policy), _seed(seed), score_every
+        check_carry(optimizer, self._policy)
         self._options: dict[str, Any] = {
             "ratio": ratio,
             "scope": scope,
-            "overrides": dict(overrides or {}),
+            "overrides": copy.copy(overrides) or {},
             "protect": tuple(protect),
             "min_width": min_width,
         }
-        self._adjust = adjust
+        self._adjust = _callable(adjust)
         self._averages = averaged(plastic, ema)
         self._scores = GradientScores(plastic, criterion, seed=seed)
         self._listeners: list[Listener] = []
@@ -164,7 +170,7 @@ class Plasticity:
             ScoreError: a turnover is due, and no batch of the epoch had finite gradients, or none
                 was scored. Model, optimizer and averages are as they were, and the epoch counts.
         """
-        epoch, self._epoch = self._epoch, self._epoch + 1
+        epoch, self._epoch, self._calls = self._epoch, self._epoch + 1, 0
         watched, self._watching = self._watching, self._schedule.watches(self._epoch)
         over = True  # scores of an epoch that ends in an error are not added to the next
         try:
@@ -229,6 +235,11 @@ class Plasticity:
                 f"the state of a Plasticity has version {state.get('version')!r}, this program "
                 "reads version 1; load it with the fxplastic that wrote it"
             )
+        missing = [key for key in _KEYS if key not in state]
+        if missing:
+            raise PlanError(
+                f"the state of a Plasticity lacks {missing[0]!r}; give what state_dict() returned"
+            )
         if state["fingerprint"] != self._plastic.fingerprint:
             raise PlanError(
                 f"the state is of groups {str(state['fingerprint'])[:12]}, this model has "
@@ -264,6 +275,11 @@ class Plasticity:
 
     def _turn_over(self, epoch: int, scores: Mapping[str, Tensor]) -> Turnover:
         began = time.perf_counter()
+        if not any(row.any() for row in scores.values()):
+            raise ScoreError(
+                f"every score of epoch {epoch} is 0: no gradient was there when it was scored; "
+                "call after_backward() after backward() and before zero_grad()"
+            )
         plan, seed = self._plan(scores), self._seed * 1_000_003 + epoch
         averages = [(average, None) for average in self._averages]
         models = [(self._plastic, self._optimizer), *averages]
@@ -272,22 +288,53 @@ class Plasticity:
 
     def _rehearse(self) -> None:
         """Refuse what a plan would refuse, before anything is trained."""
-        zeros = {n: torch.zeros(g.size) for n, g in self._plastic.groups.items()}
-        plan = self._plan(zeros)
+        same = {n: torch.ones(g.size) for n, g in self._plastic.groups.items()}
+        plan = self._plan(same)
         if not plan.edits:
             raise PlanError(
                 "no group would ever turn over: " + "; ".join(plan.notes[:3]) + "; give another "
                 "ratio, or protect fewer groups"
             )
         touch_of(self._plastic, plan, self._policy, self._seed)
+        if not parts_copies(self._plastic, self._policy):
+            warnings.warn(
+                "no copy will ever part from its original: the model has no BatchNorm parameters "
+                "that the policy could draw, and both have the same outgoing weight; use "
+                "Policy(shares='signed') or Policy(zero_sum=0.1)",
+                stacklevel=3,
+            )
 
 
-def _check_epochs(schedule: When, epochs: int | None) -> None:
+def _check_schedule(schedule: object, epochs: int | None) -> None:
+    if not isinstance(schedule, When):
+        raise PlanError(
+            f"schedule={schedule!r}; give a fxplastic.Schedule or a fxplastic.Adaptive, or what "
+            "has their methods"
+        )
+    _check_whole(**({} if epochs is None else {"epochs": epochs}))
     if epochs is not None and schedule.first_turnover > epochs:
         raise PlanError(
             f"the first turnover is due after epoch {schedule.first_turnover}, and the run ends "
             f"after epoch {epochs}; begin earlier (first=..., every=...) or train longer"
         )
+
+
+def _check_whole(**values: object) -> None:
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise PlanError(f"{name}={value!r}; give a whole number, at least 1")
+
+
+def _seed(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise PlanError(f"seed={value!r}; give a whole number")
+    return value
+
+
+def _callable(adjust: Adjust | None) -> Adjust | None:
+    if adjust is not None and not callable(adjust):
+        raise PlanError(f"adjust={adjust!r}; give a function of the scores, or None")
+    return adjust
 
 
 def _check_groups(plastic: Plastic) -> None:

@@ -65,6 +65,8 @@ def ratios(
     Returns:
         Ratios of groups with one of their own, those of the rest, and notes on who is left alone.
     """
+    if not isinstance(overrides, Mapping):
+        raise PlanError(f"overrides={overrides!r}; give a mapping from group names to ratios")
     protected = {n for pattern in protect for n in matching(groups, pattern, "protect")}
     own: dict[str, float] = {}
     for pattern, value in overrides.items():
@@ -101,17 +103,12 @@ def by_network(
 ) -> Counts:
     """Where the lowest ``ratio`` of all neurons lie; at most half of a block turns over.
 
-    Scores of a group are divided by their mean, which makes groups of different sizes and depths
-    comparable (the normaliser of Fang et al., DepGraph, 2023). Ties go to the first.
+    Ties go to the first.
     """
     everyone: list[tuple[float, int, int, str, int]] = []
     for place, (name, row) in enumerate(rows.items()):
-        mean = math.fsum(row) / len(row)
         block = groups[name].block_size
-        everyone += [
-            (value / mean if mean > 0 else 0.0, place, i, name, i // block)
-            for i, value in enumerate(row)
-        ]
+        everyone += [(value, place, i, name, i // block) for i, value in enumerate(comparable(row))]
     everyone.sort()
     left = part_of(ratio, len(everyone))
     counts = {name: [0] * groups[name].block_count for name in rows}
@@ -120,6 +117,18 @@ def by_network(
             counts[name][block] += 1
             left -= 1
     return counts
+
+
+def comparable(row: Sequence[float]) -> list[float]:
+    """Scores over their mean absolute value: groups of all sizes and depths can then compete.
+
+    It is the normaliser of Fang et al. (DepGraph, 2023), for scores of either sign.
+
+    >>> comparable([1.0, 3.0]), comparable([-1.0, -3.0])
+    ([0.5, 1.5], [-0.5, -1.5])
+    """
+    mean = math.fsum(map(abs, row)) / len(row)
+    return [value / mean if mean > 0 else 0.0 for value in row]
 
 
 def left_alone(group: ChannelGroup, ratio: float, scope: Scope) -> str:

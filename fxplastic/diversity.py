@@ -15,15 +15,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
-from fxplastic.axis_maps import gathered
+from fxplastic.axis_maps import applied, gathered
 from fxplastic.edits import SUM_TOLERANCE, Edit
 from fxplastic.errors import OptimizerError, PlanError
 from fxplastic.gather import Recipe
 from fxplastic.groups import Site
 from fxplastic.plan import Plan
 from fxplastic.plastic import Plastic
-from fxplastic.policy import Policy
+from fxplastic.policy import Policy, split_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,7 @@ class _Place:
 
     group: str
     site: Site
+    blocks: int
     slots: tuple[int, ...]
     originals: tuple[int, ...]
 
@@ -54,6 +56,7 @@ class Touch:
     _places: Mapping[str, tuple[_Place, ...]]
     _norms: Mapping[str, str]  # of each norm's parameter and statistic: what it is
     _partner: Mapping[str, Tensor]  # of each norm's bias: the weight
+    _kernels: frozenset[str]  # weights whose axes from the third on are taps of one kernel
 
     def value(self, recipe: Recipe, new: Tensor) -> Tensor:
         """What a tensor is to hold, given what the plan alone would make of it."""
@@ -64,8 +67,8 @@ class Touch:
         if self.policy.fill == "fresh":
             return self._drawn(recipe, new, [p for p in places if p.site.role == "producer"])
         if self.policy.scaling == "norm" and consumers:
-            new = _with_old_norms(recipe, new, {p.site.axis for p in consumers})
-        if self.policy.zero_sum and _one_role(places):
+            new = self._with_old_norms(recipe, new, consumers)
+        if self.policy.zero_sum:
             new = self._parted(recipe, new, consumers)
         if self.policy.noise != "none" and self._norms.get(recipe.name) in ("weight", "bias"):
             new = self._noisy(recipe, new, places)
@@ -103,18 +106,37 @@ class Touch:
 
     def _parted(self, recipe: Recipe, new: Tensor, consumers: Sequence[_Place]) -> Tensor:
         """Noise from each original's outgoing weights into its copy's."""
+        unshared = applied(recipe.tensor, recipe.maps, lambda _: None)
         for place, draw in self._draws(recipe, consumers):
-            old = recipe.tensor.detach()[place.cells(place.originals)]
-            noise = draw(old.shape).to(new)
+            whole = unshared[place.cells(place.originals)]
+            noise = draw(whole.shape).to(new)
             each = [d for d in range(noise.ndim) if d != _neuron_dim(place)]
             norm = _norm(noise, each).clamp_min(torch.finfo(noise.dtype).tiny)
-            noise = noise * (self.policy.zero_sum * _norm(old.to(new), each) / norm)
+            noise = noise * (self.policy.zero_sum * _norm(whole, each) / norm)
             new[place.cells(place.slots)] += noise
             if len(set(place.originals)) == len(place.originals):
                 new[place.cells(place.originals)] -= noise
                 continue
             for k, neuron in enumerate(place.originals):  # some have several copies
                 new[place.cells([neuron])] -= noise.narrow(_neuron_dim(place), k, 1)
+        return new
+
+    def _with_old_norms(self, recipe: Recipe, new: Tensor, consumers: Sequence[_Place]) -> Tensor:
+        """`new` with the norm that each consumer's incoming weights had before, block by block.
+
+        The taps of a kernel are one consumer's. Where blocks are the groups of a convolution, each
+        has consumers of its own; elsewhere, norms that are right in every block are right in all.
+        """
+        axes = {place.site.axis for place in consumers}
+        taps = range(2, new.ndim) if recipe.name in self._kernels else ()
+        dims = sorted(axes.union(taps))
+        old = gathered(recipe.tensor, [m for m in recipe.maps if m.axis not in axes])
+        if len(axes) > 1 or len(consumers) > 1 or consumers[0].site.rows is not None:
+            return _scaled_to(new, old, dims)
+        for positions in consumers[0].site.positions.chunk(consumers[0].blocks):
+            before: list[Tensor | slice] = [slice(None)] * min(axes)
+            where = (*before, positions.flatten())
+            new[where] = _scaled_to(new[where], old[where], dims)
         return new
 
     def _drawn(self, recipe: Recipe, new: Tensor, places: Sequence[_Place]) -> Tensor:
@@ -149,6 +171,18 @@ def _normal(generator: torch.Generator, shape: Sequence[int]) -> Tensor:
     return torch.randn(tuple(shape), generator=generator, dtype=torch.float64)
 
 
+def parts_copies(plastic: Plastic, policy: Policy) -> bool:
+    """Whether something makes a copy differ from its original in a deterministic network."""
+    if policy.fill == "fresh" or policy.zero_sum:
+        return True
+    kept, copied = split_of(policy.split, policy.share)
+    if kept != copied:
+        return True
+    norms = {n for n, kind in _norm_tensors(plastic)[0].items() if kind in ("weight", "bias")}
+    made = {site.parameter for group in plastic.groups.values() for site in group.producers}
+    return policy.noise != "none" and policy.sigma > 0 and bool(norms & made)
+
+
 def touch_of(plastic: Plastic, plan: Plan, policy: Policy, seed: int) -> Touch:
     """What `policy` does to each tensor that `plan` copies neurons in.
 
@@ -162,9 +196,12 @@ def touch_of(plastic: Plastic, plan: Plan, policy: Policy, seed: int) -> Touch:
         slots, originals = copies_of(edit)
         _check_shares(name, edit, slots, policy)
         for site in plastic.groups[name].sites:
-            places.setdefault(site.parameter, []).append(_Place(name, site, slots, originals))
+            places.setdefault(site.parameter, []).append(
+                _Place(name, site, edit.blocks, slots, originals)
+            )
     norms, partner = _norm_tensors(plastic)
-    return Touch(policy, seed, {n: tuple(p) for n, p in places.items()}, norms, partner)
+    laid = {n: tuple(p) for n, p in places.items()}
+    return Touch(policy, seed, laid, norms, partner, _kernels(plastic))
 
 
 def copies_of(edit: Edit) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -223,16 +260,17 @@ def _norm_tensors(plastic: Plastic) -> tuple[dict[str, str], dict[str, Tensor]]:
     return kinds, weights
 
 
-def _with_old_norms(recipe: Recipe, new: Tensor, axes: set[int]) -> Tensor:
-    """`new` with the norm that each consumer's incoming weights had before.
-
-    A consumer is an index of the first of axes 0 and 1 that the neurons do not lie on; the axes
-    after these two (a kernel's taps) belong to its incoming weights.
-    """
-    dims = sorted(axes | set(range(2, new.ndim)))
-    old = gathered(recipe.tensor, [m for m in recipe.maps if m.axis not in axes])
+def _scaled_to(new: Tensor, old: Tensor, dims: Sequence[int]) -> Tensor:
     before, after = _norm(old, dims), _norm(new, dims)
-    return new * torch.where(after > 0, before / after, 1.0)
+    return new * torch.where(after > 0, before / after, 1.0).to(new.dtype)
+
+
+def _kernels(plastic: Plastic) -> frozenset[str]:
+    """Names of the weights of convolution layers."""
+    if not isinstance(plastic, nn.Module):
+        return frozenset()
+    weights = {id(m.weight) for m in plastic.modules() if isinstance(m, _ConvNd)}
+    return frozenset(name for name, p in plastic.named_parameters() if id(p) in weights)
 
 
 def _norm(tensor: Tensor, dims: Sequence[int]) -> Tensor:
@@ -243,14 +281,3 @@ def _norm(tensor: Tensor, dims: Sequence[int]) -> Tensor:
 def _neuron_dim(place: _Place) -> int:
     """Where the neurons are among the dimensions of ``tensor[place.cells(...)]``."""
     return 0 if place.site.rows is not None else place.site.axis
-
-
-def _one_role(places: Sequence[_Place]) -> bool:
-    """Whether no axis is produced in one use of the tensor and consumed in another.
-
-    A tied weight may be; noise that cancels out in one of its uses would stay in the other.
-    """
-    roles: dict[int, set[str]] = {}
-    for place in places:
-        roles.setdefault(place.site.axis, set()).add(place.site.role)
-    return all(len(found) == 1 for found in roles.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -48,6 +48,11 @@ class Kept:
         make, touch = self._by_law(), self.touch
         if touch is None:
             return make
+        if self.law.kind == "weight":  # an average of the weight: it becomes what the weight does
+            own = replace(
+                self.recipe, tensor=_of_shape(self.where, self.value, self.recipe.tensor.shape)
+            )
+            return lambda: touch.value(own, make())
         return lambda: touch.state(self.recipe, make(), self._start())
 
     def _by_law(self) -> Make:

@@ -23,6 +23,7 @@ from fxplastic.errors import OptimizerError
 from fxplastic.follow import Kept
 from fxplastic.gather import Recipe
 from fxplastic.plastic import Plastic
+from fxplastic.policy import Policy
 from fxplastic.state_laws import REFUSED, STATE_LAWS, laws_of, name_of
 
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
@@ -57,6 +58,18 @@ def _unknown(kind: type) -> str:
         f"(known: {known}); add a row to fxplastic.state_laws.STATE_LAWS with the degree in the "
         "gradient of each state key, or use a known class"
     )
+
+
+def check_carry(optimizer: Optimizer, policy: Policy) -> None:
+    """Raise OptimizerError where a policy forgets what cannot be forgotten in part."""
+    laws = laws_of(type(optimizer)) or {}
+    factored = [key for key, law in laws.items() if law is not None and law.kind == "factored"]
+    if factored and (policy.carry == "zero" or policy.fill == "fresh"):
+        raise OptimizerError(
+            f"{name_of(type(optimizer))} keeps means over axes ({', '.join(factored)}), in which "
+            "no neuron's part can be set to zero; use carry='law' and fill='copy', or an optimizer "
+            "without factors"
+        )
 
 
 def carried_state(

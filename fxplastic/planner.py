@@ -46,15 +46,16 @@ def plan_turnover(
     """In each block of b neurons, copy the top k over the bottom k, ``k = floor(ratio * b)``.
 
     Neurons are ranked by score, equal ones by index. The worst slot gets the best neuron. Every
-    group that stays as it is is reported in the plan's notes, with the reason. Scores come to the
-    host in one transfer.
+    group that stays as it is is reported in the plan's notes, with the reason; one whose scores are
+    all 0 (no gradient reached it) is among them. Scores come to the host in one transfer.
 
     Args:
         plastic: the model.
         scores: per group, one number per neuron, ``[size]``; larger is better.
         ratio: part of each block to turn over; above 0, at most 0.5.
-        scope: ``"group"``; or ``"network"``: k is the number of a block's neurons that are among
-            the lowest `ratio` of all, by score over the group's mean score, at most half a block.
+        scope: ``"group"``; or ``"network"``: the lowest `ratio` of all neurons go, by score over
+            the group's mean absolute score. At most half of a block does; what is over that goes
+            to the next lowest elsewhere.
         shares: how a duplicated neuron's outgoing weight is split between original and copy:
             ``"even"`` in halves (two such copies never part in a deterministic network),
             ``"uneven"`` as (1-share, share), ``"signed"`` as (1+share, -share). ``"whole"`` and
@@ -95,6 +96,11 @@ def plan_turnover(
     takes: dict[str, list[int]] = {}
     parts: dict[str, list[float]] = {}
     for group in chosen:
+        if not any(rows[group.name]):
+            notes.append(
+                f"{group.name} is left alone: all its scores are 0, nothing is known of it"
+            )
+            continue
         if not any(counts[group.name]):
             of_all = scope if group.name in rest else "group"
             notes.append(left_alone(group, (own | rest)[group.name], of_all))

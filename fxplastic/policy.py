@@ -42,7 +42,8 @@ class Policy:
         zero_sum: size of a noise E that is taken from the original's outgoing weight W and added
             to the copy's, as the ratio of norms abs(E) / abs(W); it keeps the function.
         carry: what the optimizer remembers: ``"law"`` (by the degree in the gradient), ``"copy"``
-            (gathered as it is), or ``"zero"`` (nothing, of the copies).
+            (gathered as it is), or ``"zero"`` (the moments of the copies are what they started
+            from; step counts stay, so that Adam's first steps of a copy are longer).
 
     Raises:
         PlanError: a value that is not one of these, or out of range.
@@ -76,6 +77,11 @@ class Policy:
             )
         if self.fill == "fresh" and self.scaling != "exact":
             raise PlanError("fill='fresh' leaves the originals alone; use it with scaling='exact'")
+        if self.scaling != "exact" and (self.shares != "uneven" or self.share is not None):
+            raise PlanError(
+                f"shares={self.shares!r} and share={self.share!r} have no effect with "
+                f"scaling={self.scaling!r}, which gives copies all of the weight; leave them out"
+            )
         split_of(self.split, self.share)
 
     @staticmethod
@@ -85,7 +91,11 @@ class Policy:
 
     @staticmethod
     def paper() -> Policy:
-        """As in the paper: norms restored, and BatchNorm parameters of copies drawn."""
+        """As in the paper: norms restored, and BatchNorm parameters of copies drawn.
+
+        Without a BatchNorm (in a transformer) nothing parts a copy from its original: take
+        `exact`, ``shares="signed"``, or `zero_sum`.
+        """
         return Policy(scaling="norm", noise="absolute")
 
     @staticmethod
@@ -98,7 +108,7 @@ class Policy:
         if isinstance(value, Policy):
             return value
         presets = {"exact": Policy.exact, "paper": Policy.paper}
-        if value not in presets:
+        if not isinstance(value, str) or value not in presets:
             names = ", ".join(map(repr, presets))
             raise PlanError(f"policy={value!r}; give one of {names}, or a fxplastic.Policy")
         return presets[value]()
@@ -113,7 +123,8 @@ class Policy:
     @property
     def preserving(self) -> bool:
         """Whether duplicating neurons under this policy leaves the function of exact groups."""
-        return self.scaling == "exact" and (self.noise == "none" or not self.sigma)
+        noisy = self.noise == "absolute" or (self.noise == "relative" and self.sigma > 0)
+        return self.scaling == "exact" and not noisy
 
     def as_dict(self) -> dict[str, Any]:
         """The attributes, for a file; ``Policy(**d)`` reads them."""

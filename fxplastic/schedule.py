@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -20,6 +20,7 @@ Memory = dict[str, Any]
 """Numbers, strings, lists and dicts of them."""
 
 
+@runtime_checkable
 class When(Protocol):
     """What a controller asks of a schedule."""
 
@@ -69,6 +70,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         _check_whole(self, {"every": 1, "first": 1, "last": 1, "warmup": 0, "window": 1})
+        if self.first is not None and self.warmup:
+            raise PlanError(f"first={self.first} and warmup={self.warmup}; give one of them")
         if self.last is not None and self.last < self.first_turnover:
             raise PlanError(
                 f"last={self.last} comes before the first turnover, after epoch "

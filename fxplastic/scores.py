@@ -111,7 +111,17 @@ class GradientScores:
                 "update_from takes a scalar loss before its backward(), with a graph; it got "
                 f"{_described(loss)}"
             )
+        if _one_of_many():
+            raise ScoreError(
+                "update_from sees the gradients of this process alone, and the processes would "
+                "make different plans; score with update(), after a backward that averages them"
+            )
         wanted = [p for p in self._slices.parameters if p.requires_grad]
+        if not wanted:
+            raise ScoreError(
+                "none of the parameters that are scored requires a gradient; unfreeze some, or "
+                "score by criterion='l1'"
+            )
         found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
         own = {id(p): _dense(grad) for p, grad in zip(wanted, found, strict=True)}
         self._score(lambda parameter: own.get(id(parameter)), None)
@@ -183,15 +193,20 @@ class GradientScores:
                     f"the state has {row.numel()} scores for group {name!r}, which this model does "
                     "not have in that size; load it for the model that it was taken from"
                 )
-        missing = [name for name in state["nets"] if name not in self._named]
-        if missing:
-            raise ScoreError(f"the state has gradients of {missing[0]!r}, which is not scored here")
+        shapes = {name: parameter.shape for name, parameter in self._named.items()}
+        for name, net in state["nets"].items():
+            if shapes.get(name) != net.shape:
+                raise ScoreError(
+                    f"the state has gradients of {name!r} in shape {tuple(net.shape)}, which is "
+                    "not scored here; load it for the model that it was taken from"
+                )
         self._resets, self._updates, self._good = (state[k] for k in ("resets", "updates", "good"))
         self._sums = {
             n: row.to(self._slices.zeros(n, row.dtype).device) for n, row in state["sums"].items()
         }
         self._nets = {
-            id(self._named[n]): net.to(self._named[n].device) for n, net in state["nets"].items()
+            id(self._named[n]): net.to(self._named[n].device, copy=True)
+            for n, net in state["nets"].items()
         }
 
     # ------------------------------------------------------------ one batch
@@ -264,6 +279,13 @@ def _dense(grad: Tensor | None) -> Tensor | None:
     if grad is None:
         return None
     return (grad if grad.layout == torch.strided else grad.to_dense()).detach()
+
+
+def _one_of_many() -> bool:
+    """Whether this is one of several processes that train together."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return False
+    return torch.distributed.get_world_size() > 1
 
 
 def _described(value: object) -> str:

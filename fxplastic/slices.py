@@ -123,11 +123,11 @@ def _reduced(parameter: Tensor, values: Rows, axis: int, by_row: bool) -> Tensor
     memory, is summed three times as fast.
     """
     count = parameter.shape[0]
-    step = count
+    step = max(count, 1)
     if parameter.device.type == "cpu":
         step = max(1, _AT_A_TIME * count // max(parameter.numel(), 1))
     kept = {0, axis} if by_row else {axis}
-    parts = [_sum(values(slice(i, i + step)), kept) for i in range(0, count, step)]
+    parts = [_sum(values(slice(i, i + step)), kept) for i in range(0, max(count, 1), step)]
     if len(parts) == 1:
         return parts[0]
     return torch.cat(parts) if 0 in kept else torch.stack(parts).sum(0)

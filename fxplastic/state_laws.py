@@ -88,7 +88,7 @@ STATE_LAWS: dict[type[Optimizer] | str, Laws] = {
     "torch.RMSprop": {
         "step": ASIDE, "square_avg": 2, "grad_avg": 1, "momentum_buffer": DIRECTION,
     },
-    "torch.Rprop": {"step": ASIDE, "prev": 1, "step_size": 0},
+    "torch.Rprop": {"step": ASIDE, "prev": 1, "step_size": Law(start="lr")},
     "torch.ASGD": {"step": ASIDE, "eta": ASIDE, "mu": ASIDE, "ax": WEIGHT},
     "torch.Muon": {"momentum_buffer": 1},
     "torch.Adafactor": {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fxplastic.errors import PlanError
 from fxplastic.plan import Plan
 from fxplastic.policy import Policy
 
@@ -51,13 +52,14 @@ class Turnover:
         Raises:
             PlanError: its plan or its policy is malformed.
         """
-        return Turnover(
-            values["epoch"],
-            Plan.from_json(values["plan"]),
-            Policy(**values["policy"]),
-            values["seed"],
-            values["seconds"],
-        )
+        try:
+            policy = Policy(**values["policy"])
+            plan, epoch, seed, seconds = (values[k] for k in ("plan", "epoch", "seed", "seconds"))
+        except (KeyError, TypeError) as error:
+            raise PlanError(
+                f"a stored turnover cannot be read ({error}); give what Turnover.as_dict wrote"
+            ) from error
+        return Turnover(epoch, Plan.from_json(plan), policy, seed, seconds)
 
     def __str__(self) -> str:
         groups = len(self.plan.edits)

@@ -29,6 +29,8 @@ def test_labels_are_counted_from_tensors_sequences_and_loaders() -> None:
         (torch.zeros(0, dtype=torch.long), "there are no labels"),
         (torch.ones(3), "labels are torch.float32; give class indices"),
         ([(torch.zeros(2),)], "a batch of 1 entries has no labels"),
+        ([{"x": 1}], "a batch is a dict; count from the labels"),
+        (torch.eye(4, dtype=torch.long), r"labels have shape \(4, 4\); give one class index"),
     ],
 )
 def test_bad_labels_are_refused(labels: Any, message: str) -> None:
@@ -58,6 +60,11 @@ def test_given_weights_keep_their_ratios_and_have_mean_one_over_samples(counts: 
 def test_bad_weights_are_refused(scheme: Any, message: str) -> None:
     with pytest.raises(ScoreError, match=message):
         class_weights([3, 1], scheme)
+
+
+def test_counts_are_finite() -> None:
+    with pytest.raises(ScoreError, match="class 1 has inf samples"):
+        class_weights(torch.tensor([1.0, float("inf")]))
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, -1.0, float("nan")])

@@ -1,7 +1,9 @@
 """The training-loop controller: when it scores, what it turns over, and how it goes on."""
 
 import copy
+import importlib
 import io
+import warnings
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from fxplastic.turnover import Turnover
 from tests.hand_made import MODELS, Branches, ConvNet, HandMade, build, images
 
 LEFT = "left.weight:0"
+scores_module = importlib.import_module("fxplastic.scores")
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
@@ -46,9 +49,11 @@ def test_a_turnover_is_what_scores_plan_and_rewrite_make_by_hand(
 ) -> None:
     model = build(kind)
     optimizer = optimizer_of(model)
-    plasticity = Plasticity(
-        model, optimizer, schedule=Schedule(every=2), policy=policy, ratio=0.34, seed=5
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the paper's policy without a BatchNorm
+        plasticity = Plasticity(
+            model, optimizer, schedule=Schedule(every=2), policy=policy, ratio=0.34, seed=5
+        )
     by_hand = copy.deepcopy(model)
     own = optimizer_of(by_hand)
     assert epoch(model, optimizer, plasticity, 1) is None
@@ -300,6 +305,16 @@ def refused() -> list[tuple[dict[str, Any], str]]:
         ({"ratio": 0.1}, r"no group would ever turn over: .*less than one neuron"),
         ({"min_width": 9}, r"narrower than 9"),
         ({"score_every": 0}, r"score_every=0"),
+        ({"score_every": True}, r"score_every=True"),
+        ({"min_width": None}, r"min_width=None; give a whole number"),
+        ({"seed": None}, r"seed=None; give a whole number"),
+        ({"schedule": 5}, r"schedule=5; give a fxplastic.Schedule"),
+        ({"schedule": "adaptive"}, r"schedule='adaptive'; give"),
+        ({"epochs": "x"}, r"epochs='x'; give a whole number"),
+        ({"policy": []}, r"policy=\[\]; give one of 'exact', 'paper'"),
+        ({"overrides": "abc"}, r"overrides='abc'; give a mapping"),
+        ({"adjust": 5}, r"adjust=5; give a function"),
+        ({"ema": 5}, r"ema is a int"),
     ]
 
 
@@ -348,3 +363,144 @@ def test_a_failing_average_leaves_the_model_as_it_was(monkeypatch: pytest.Monkey
     with pytest.raises(fxplastic.RewriteError, match=r"does not fit 'fc.weight'"):
         plasticity.end_epoch()
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+# ---------------------------------------------------------------- what has no gradient
+def test_groups_that_no_gradient_reaches_are_left_alone_by_name() -> None:
+    model = build(Branches)
+    model.right.requires_grad_(False)
+    optimizer = optimizer_of(model)
+    made = epoch(model, optimizer, Plasticity(model, optimizer, schedule=Schedule(every=1)), 1)
+    assert list(made.plan.edits) == [LEFT]
+    assert any("right.weight:0 is left alone: all its scores are 0" in n for n in made.plan.notes)
+
+
+def test_scoring_after_zero_grad_is_an_error() -> None:
+    model = build(Branches)
+    plasticity = Plasticity(model, optimizer_of(model), schedule=Schedule(every=1))
+    before = copy.deepcopy(model.state_dict())
+    model(images(Branches)).sum().backward()
+    for parameter in model.parameters():
+        parameter.grad.zero_()
+    plasticity.after_backward()
+    with pytest.raises(ScoreError, match="no gradient was there when it was scored"):
+        plasticity.end_epoch()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_model_that_is_frozen_throughout_cannot_score_by_a_loss() -> None:
+    model = build(Branches)
+    for part in (model.left, model.right):
+        part.requires_grad_(False)
+    loss = model(images(Branches)).sum()
+    with pytest.raises(ScoreError, match="none of the parameters that are scored requires"):
+        GradientScores(model).update_from(loss)
+
+
+def test_a_loss_of_ones_own_is_not_scored_where_processes_train_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scores_module, "_one_of_many", lambda: True)
+    with pytest.raises(ScoreError, match="the gradients of this process alone"):
+        GradientScores(build(Branches)).update_from(build(Branches)(images(Branches)).sum())
+
+
+# ---------------------------------------------------------------- turn by turn
+def test_every_epoch_scores_its_first_batch_by_a_loss_of_its_own() -> None:
+    model = build(Branches)
+    plasticity = Plasticity(model, optimizer_of(model), schedule=Schedule(every=1), score_every=4)
+    for number in range(3):
+        for batch in range(2):
+            plasticity.before_backward(model(images(Branches, batch)).square().sum())
+        assert plasticity.scores.updates == 1
+        assert plasticity.end_epoch().epoch == number + 1
+
+
+def test_a_count_of_batches_goes_on_where_it_was_stored() -> None:
+    runs = []
+    for _ in range(2):
+        model = build(Branches)
+        runs.append(
+            (model, Plasticity(model, optimizer_of(model), schedule=Schedule(9), score_every=2))
+        )
+        runs[-1][1]._watching = True
+    for model, plasticity in runs[:1]:
+        plasticity.before_backward(model(images(Branches)).sum())
+    state = runs[0][1].state_dict()
+    runs[1][1].load_state_dict(state)
+    assert runs[1][1].state_dict()["calls"] == 1
+
+
+def test_each_turnover_draws_noise_of_its_own() -> None:
+    model = build(ConvNet)
+    optimizer = optimizer_of(model)
+    plasticity = Plasticity(model, optimizer, schedule=Schedule(every=1), policy="paper", ratio=0.5)
+    seeds = [epoch(model, optimizer, plasticity, 1).seed for _ in range(3)]
+    assert len(set(seeds)) == 3
+
+
+def test_an_adaptive_schedule_ends_quietly_after_its_last_turnover() -> None:
+    model = build(Branches)
+    optimizer = optimizer_of(model)
+    when = Adaptive(stability=-1.0, apart=1, first=1, last=3)
+    plasticity = Plasticity(model, optimizer, schedule=when)
+    made = [epoch(model, optimizer, plasticity, number) for number in range(6)]
+    assert [turnover is not None for turnover in made] == [False, True, False, False, False, False]
+    assert plasticity.epoch == 7
+
+
+def test_a_policy_that_parts_no_copy_warns() -> None:
+    model = build(Branches)  # without a BatchNorm
+    with pytest.warns(UserWarning, match="no copy will ever part from its original"):
+        Plasticity(model, optimizer_of(model), policy="paper")
+    with pytest.warns(UserWarning, match="no copy will ever part"):
+        Plasticity(model, optimizer_of(model), policy=Policy(shares="even"))
+    convolutions = build(ConvNet)
+    Plasticity(convolutions, optimizer_of(convolutions), policy="paper", ratio=0.5)
+
+
+def test_what_an_optimizer_cannot_forget_is_refused_before_training() -> None:
+    model = build(Branches).float()
+    optimizer = torch.optim.Adafactor(model.parameters())
+    for policy in (Policy(carry="zero"), Policy(fill="fresh")):
+        with pytest.raises(OptimizerError, match=r"keeps means over axes \(row_var, col_var\)"):
+            Plasticity(model, optimizer, policy=policy)
+    Plasticity(model, optimizer)
+
+
+# ---------------------------------------------------------------- states
+def test_a_stored_state_is_not_changed_by_what_comes_after() -> None:
+    model = build(Branches)
+    optimizer = optimizer_of(model)
+    plasticity = Plasticity(model, optimizer, schedule=Schedule(every=1), criterion="net")
+    model(images(Branches)).sum().backward()
+    plasticity.after_backward()
+    state = plasticity.state_dict()
+    before = copy.deepcopy(state["scores"]["nets"])
+    plasticity.load_state_dict(state)
+    plasticity.after_backward()
+    assert all(torch.equal(net, before[n]) for n, net in state["scores"]["nets"].items())
+
+
+def test_states_that_are_malformed_are_refused_by_name() -> None:
+    model = build(Branches)
+    optimizer = optimizer_of(model)
+    plasticity = Plasticity(model, optimizer, schedule=Schedule(every=1), criterion="net")
+    with pytest.raises(PlanError, match="lacks 'fingerprint'"):
+        plasticity.load_state_dict({"version": 1})
+    state = plasticity.state_dict()
+    nets = {"left.weight": torch.zeros(2, 2)}
+    with pytest.raises(ScoreError, match=r"gradients of 'left.weight' in shape \(2, 2\)"):
+        plasticity.load_state_dict(state | {"scores": state["scores"] | {"nets": nets}})
+    epoch(model, optimizer, plasticity, 1)
+    entry = plasticity.state_dict()["history"][0]
+    with pytest.raises(PlanError, match="a stored turnover cannot be read"):
+        plasticity.load_state_dict(state | {"history": [entry | {"policy": {"colour": 1}}]})
+    assert len(plasticity.history) == 1
+
+
+def test_an_average_of_other_widths_is_refused() -> None:
+    model, wide = build(Branches), build(Branches)
+    wide.left.weight = nn.Parameter(torch.zeros(7, 4, dtype=torch.float64))
+    with pytest.raises(PlanError, match=r"'left.weight' in shape \(7, 4\), the model in \(6, 4\)"):
+        Plasticity(model, optimizer_of(model), ema=wide)

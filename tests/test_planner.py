@@ -41,7 +41,7 @@ def test_each_block_turns_over_by_itself() -> None:
 
 
 def test_ties_are_broken_by_index() -> None:
-    scores = {LEFT: torch.ones(6), RIGHT: torch.zeros(5)}
+    scores = {LEFT: torch.ones(6), RIGHT: torch.full((5,), -2.0)}
     plan = plan_turnover(MODEL, scores, 0.4)
     assert plan.edits[LEFT].take == (0, 1, 2, 3, 1, 0)
     assert plan.edits[RIGHT].take == (0, 1, 2, 1, 0)
@@ -128,6 +128,23 @@ def test_a_ranking_over_the_network_turns_over_where_scores_are_low() -> None:
     assert RIGHT not in plan.edits
     assert plan.notes == (
         "right.weight:0 is left alone: none of its neurons is among the lowest 0.28",
+    )
+
+
+@pytest.mark.parametrize("factor", [1000.0, -1.0])
+def test_groups_of_all_sizes_compete_in_the_network_on_equal_terms(factor: float) -> None:
+    scores = {LEFT: factor * SCORES[LEFT], RIGHT: factor * SCORES[RIGHT] / 100}
+    same = {LEFT: factor / abs(factor) * SCORES[LEFT], RIGHT: factor / abs(factor) * SCORES[RIGHT]}
+    plan = plan_turnover(MODEL, scores, 0.3, scope="network")
+    assert plan == plan_turnover(MODEL, same, 0.3, scope="network")
+    assert len(plan.edits) == 2
+
+
+def test_a_group_of_which_nothing_is_known_is_left_alone() -> None:
+    plan = plan_turnover(MODEL, {LEFT: SCORES[LEFT], RIGHT: torch.zeros(5)}, 0.4)
+    assert list(plan.edits) == [LEFT]
+    assert plan.notes == (
+        "right.weight:0 is left alone: all its scores are 0, nothing is known of it",
     )
 
 

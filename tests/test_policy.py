@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fxplastic
 from fxplastic.diversity import copies_of
@@ -298,6 +298,8 @@ def test_a_turnover_with_noise_is_atomic(monkeypatch: pytest.MonkeyPatch) -> Non
         (lambda: Policy(sigma=-0.1), r"sigma=-0.1; give a number that is not negative"),
         (lambda: Policy(zero_sum=float("nan")), r"zero_sum=nan"),
         (lambda: Policy(share=1.5), r"share=1.5"),
+        (lambda: Policy(scaling="norm", shares="signed"), r"have no effect with scaling='norm'"),
+        (lambda: Policy(scaling="none", share=0.1), r"have no effect with scaling='none'"),
         (lambda: Policy(scaling="norm", zero_sum=0.1), r"needs scaling='exact'"),
         (lambda: Policy(scaling="none", fill="fresh"), r"use it with scaling='exact'"),
         (lambda: Policy.of("papr"), r"policy='papr'; give one of 'exact', 'paper'"),
@@ -337,3 +339,105 @@ def test_whole_copies_need_to_be_asked_for() -> None:
     with pytest.raises(PlanError, match="sum to 2"):
         Plan.from_takes(model, takes, shares)
     assert Plan.from_takes(model, takes, shares, any_sum=True).edits[LEFT].share == (1.0,) * 6
+
+
+# ---------------------------------------------------------------- consumers of other layouts
+def test_norms_of_grouped_transposed_convolutions_are_restored_in_every_group() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU(), nn.ConvTranspose2d(8, 6, 2, groups=2), nn.ReLU(),
+        nn.Conv2d(6, 2, 1),
+    ).double()  # fmt: skip
+    plastic = fxplastic.plasticize(model, torch.zeros(2, 3, 4, 4, dtype=torch.float64))
+    policy = Policy(scaling="norm")
+    plan = turnover(plastic, policy)
+    before = model[2].weight.detach().clone()
+    rewrite_(plastic, plan, policy=policy)
+    take = plan.edits["2.weight:1"].take  # block by block: three outputs of each group
+    assert plan.edits["0.weight:0"].pruned
+    for group in range(2):
+        old = before[4 * group : 4 * group + 4].square().sum((0, 2, 3))
+        new = model[2].weight[4 * group : 4 * group + 4].square().sum((0, 2, 3))
+        rows = [j - 3 * group for j in take[3 * group : 3 * group + 3]]
+        torch.testing.assert_close(new, old[rows], rtol=0, atol=1e-12)
+
+
+def test_taps_of_a_kernel_keep_their_ratios() -> None:
+    model = build(ConvNet)
+    plain, plan = turned(model, Policy(scaling="none"))
+    scaled, _ = turned(model, Policy(scaling="norm"))
+    assert plan.edits[ONE].pruned
+    ratio = (scaled.conv2.weight / plain.conv2.weight).flatten(1)
+    torch.testing.assert_close(ratio, ratio[:, :1].expand_as(ratio), rtol=1e-12, atol=0)
+    assert not torch.allclose(ratio, torch.ones_like(ratio))
+
+
+class Experts(nn.Module):
+    """Weights as experts x inputs x outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.act = nn.Linear(4, 6), nn.ReLU()
+        self.down = nn.Parameter(torch.randn(2, 6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bi,eio->beo", self.act(self.up(x)), self.down)
+
+
+def test_norms_of_other_layouts_are_restored_for_every_output() -> None:
+    torch.manual_seed(0)
+    model = Experts().double()
+    plastic = fxplastic.plasticize(model, torch.zeros(2, 4, dtype=torch.float64))
+    policy = Policy(scaling="norm")
+    plan = turnover(plastic, policy)
+    before = model.down.detach().clone()
+    rewrite_(plastic, plan, policy=policy)
+    assert plan.edits["up.weight:0"].pruned
+    torch.testing.assert_close(model.down.norm(dim=1), before.norm(dim=1), rtol=0, atol=1e-12)
+
+
+def test_noise_is_measured_by_the_original_wherever_it_is_moved_to() -> None:
+    model = build(Branches)
+    model.fc.weight.data[:, 0] *= 1e-3
+    plan = Plan.from_takes(model, {LEFT: [1, 0, 1, 3, 4, 5]}, {LEFT: [0.5, 1, 0.5, 1, 1, 1]})
+    plain, after = copy.deepcopy(model), copy.deepcopy(model)
+    rewrite_(plain, plan)
+    rewrite_(after, plan, policy=Policy(shares="even", zero_sum=0.1))
+    noise = (after.fc.weight - plain.fc.weight)[:, 2].norm()
+    assert (noise / model.fc.weight[:, 1].norm()).item() == pytest.approx(0.1, rel=1e-9)
+
+
+# ---------------------------------------------------------------- state that is no moment
+@pytest.mark.parametrize("policy", [Policy(carry="zero"), Policy(carry="copy"), Policy.paper()])
+def test_averages_inside_an_optimizer_become_what_the_weights_do(policy: Policy) -> None:
+    model = build(ConvNet)
+    optimizer = torch.optim.ASGD(model.parameters(), lr=0.1, t0=0)
+    train_step(model, optimizer, images(ConvNet))
+    for parameter in model.parameters():
+        optimizer.state[parameter]["ax"].copy_(parameter.detach())
+    rewrite_(model, turnover(model, policy), optimizer, policy=policy)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            optimizer.state[parameter]["ax"], parameter.detach(), rtol=0, atol=1e-12, msg=name
+        )
+
+
+def test_step_sizes_of_copies_begin_at_the_learning_rate() -> None:
+    model = build(Branches)
+    optimizer = torch.optim.Rprop(model.parameters(), lr=0.03)
+    for step in range(3):
+        train_step(model, optimizer, images(Branches, step))
+    policy = Policy(carry="zero")
+    plan = turnover(model, policy)
+    rewrite_(model, plan, optimizer, policy=policy)
+    sizes = optimizer.state[model.left.weight]["step_size"]
+    slots = list(plan.edits[LEFT].pruned)
+    assert sizes[slots].eq(0.03).all()
+    assert not sizes.eq(0.03).all()
+
+
+def test_which_policies_keep_the_function() -> None:
+    kept = (Policy(), Policy(noise="relative", sigma=0.0), Policy(zero_sum=0.1, shares="signed"))
+    lost = (Policy.paper(), Policy(noise="absolute", sigma=0.0), Policy(noise="relative"))
+    assert all(policy.preserving for policy in kept)
+    assert not any(policy.preserving for policy in lost)

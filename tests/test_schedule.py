@@ -90,6 +90,7 @@ def test_agreement_weighs_groups_by_size_and_leaves_out_what_has_no_ranking() ->
         (Schedule, {"warmup": -1}, "warmup=-1"),
         (Schedule, {"window": True}, "window=True"),
         (Schedule, {"every": None}, "every=None"),
+        (Schedule, {"first": 3, "warmup": 10}, "first=3 and warmup=10; give one of them"),
         (Schedule, {"every": 30, "last": 29}, "last=29 comes before the first turnover"),
         (Adaptive, {"stability": 1.5}, "stability=1.5; give a rank correlation"),
         (Adaptive, {"apart": 0}, "apart=0"),

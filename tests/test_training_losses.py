@@ -89,3 +89,9 @@ def test_the_loss_of_few_shot_classes_leaves_the_others_out():
     torch.testing.assert_close(loss(logits, labels, 1), expected)
     with pytest.raises(TrainingError, match="fewer than 20 samples, and the rarest has 20"):
         make_loss("few", [100, 20])
+
+
+@pytest.mark.parametrize("tau", [0.0, -1.0, float("nan"), float("inf")])
+def test_the_strength_of_an_adjustment_is_a_number_above_0(tau: float):
+    with pytest.raises(TrainingError, match="give a number above 0"):
+        make_loss("logit_adjustment", [3, 1], tau=tau)

@@ -19,7 +19,7 @@ import shutil
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ SCRATCH = Path("runs/evidence")
 ELSEWHERE = ("label", "out", "device", "checkpoint", "evaluate", "plot")
 
 Row = dict[str, Any]
+Seeds = Callable[[int], bool]
 
 
 def config_of(study: Study, arm: Arm, seed: int) -> Config:
@@ -45,29 +46,37 @@ def config_of(study: Study, arm: Arm, seed: int) -> Config:
     values["seed"] = seed + 1000 if arm.other_seed else seed
     if values.get("turnover") is False:  # keys of the turnover have no say: one run for all
         fields = {f.name: f for f in dataclasses.fields(Config)}
-        for key in ("every", "first", "last", "ratio", "score_loss", "policy", "policy_args"):
-            default = fields[key]
-            values[key] = (
-                default.default_factory()
-                if default.default is dataclasses.MISSING
-                else default.default
-            )
+        for key in ("first", "last", "ratio", "score_loss", "policy", "policy_args", "overrides"):
+            values[key] = _default(fields[key])
         values["every"] = 1
     end = values["epochs"]
     return Config(**{**values, "checkpoint": end, "evaluate": end, "plot": False, "device": "cpu"})
 
 
-def deciding(config: Config) -> dict[str, Any]:
-    """All that decides the result, as far as it is not the default: new options change no key."""
-    defaults = dataclasses.asdict(Config())
-    values = dataclasses.asdict(config)
-    return {k: v for k, v in values.items() if k not in ELSEWHERE and v != defaults[k]}
+def values_of(config: Config) -> dict[str, Any]:
+    """All that decides the result, the policy field by field."""
+    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in ELSEWHERE}
+    if config.turnover:
+        values |= {"policy": config.scaling.as_dict(), "policy_args": {}}
+    return values
 
 
 def key_of(config: Config) -> str:
     """Hash of all that decides the result."""
-    text = json.dumps(deciding(config), sort_keys=True)
+    return key_of_values(values_of(config))
+
+
+def key_of_values(values: dict[str, Any]) -> str:
+    """The same of what a row has; an option that came later was at its default."""
+    known = {f.name: f for f in dataclasses.fields(Config)}
+    later = {k: _default(f) for k, f in known.items() if k not in values and k not in ELSEWHERE}
+    text = json.dumps({**values, **later}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def wanted(studies: Sequence[str]) -> dict[str, Config]:
@@ -86,7 +95,7 @@ def stored() -> dict[str, Row]:
     """Rows by key."""
     texts = [path.read_text(encoding="utf-8") for path in sorted(ROWS.glob("*.jsonl"))]
     lines = (line for text in texts for line in text.splitlines())
-    return {key_of(Config(**row["config"])): row for row in map(json.loads, lines)}
+    return {key_of_values(row["config"]): row for row in map(json.loads, lines)}
 
 
 def carry_out(key: str, config: Config, origin: Row) -> Row:
@@ -100,7 +109,7 @@ def carry_out(key: str, config: Config, origin: Row) -> Row:
     return {
         "seed": config.data_seed, "top1": result.top1, "splits": dict(result.splits),
         "turnovers": result.turnovers, "neurons": result.neurons, "cpu_seconds": seconds,
-        "config": deciding(config), **origin,
+        "config": values_of(config), **origin,
     }  # fmt: skip
 
 
@@ -108,7 +117,8 @@ def run(studies: Sequence[str], shard: str) -> None:
     """Make the runs that are missing."""
     first, count = map(int, shard.split("/"))
     done, origin = stored(), origins.origin()
-    todo = [(k, c) for k, c in wanted(studies).items() if k not in done][first - 1 :: count]
+    mine = list(wanted(studies).items())[first - 1 :: count]  # the same, whatever is done
+    todo = [(key, config) for key, config in mine if key not in done]
     ROWS.mkdir(parents=True, exist_ok=True)
     for key, config in tqdm(todo, unit="run"):
         row = carry_out(key, config, origin)
@@ -142,36 +152,45 @@ def table(study: Study, done: dict[str, Row]) -> Iterator[str]:
     for arm in study.arms:
         keys = {seed: key_of(config_of(study, arm, seed)) for seed in range(study.seeds)}
         found[arm.name] = {seed: done[key] for seed, key in keys.items() if key in done}
+    half = study.seeds // 2
+    parts: dict[str, Seeds] = {"all classes": lambda _: True}
+    if study.confirm:
+        parts = {
+            f"all classes, seeds 0 to {half - 1}": lambda seed: seed < half,
+            f"seeds {half} to {study.seeds - 1}": lambda seed: seed >= half,
+        }
     yield f"## {study.title}\n"
-    if study.words:
-        yield f"{study.words}\n"
-    yield "| | seeds | top-1 | difference to | all classes | few-shot | detectable |"
-    yield "| --- | ---: | ---: | --- | ---: | ---: | ---: |"
+    yield f"| | seeds | top-1 | difference to | {' | '.join(parts)} | few-shot | detectable |"
+    yield f"| --- | ---: | ---: | --- |{' ---: |' * (len(parts) + 2)}"
     for arm in study.arms:
         mine = found[arm.name]
         if mine:
-            yield _line(arm, mine, found.get(arm.against or "", {}))
+            yield _line(arm, mine, found.get(arm.against or "", {}), parts)
     yield ""
 
 
-def _line(arm: Arm, mine: dict[int, Row], reference: dict[int, Row]) -> str:
+def _line(
+    arm: Arm, mine: dict[int, Row], reference: dict[int, Row], parts: dict[str, Seeds]
+) -> str:
     top = [row["top1"] for row in mine.values()]
     spread = statistics.stdev(top) if len(top) > 1 else math.nan
     cells = [arm.name, str(len(mine)), f"{statistics.fmean(top):.1f} ± {spread:.1f}"]
-    pairs = sorted(mine.keys() & reference.keys())
-    if not pairs:
-        return "| " + " | ".join([*cells, arm.against or "", "", "", ""]) + " |"
-    for what in (lambda row: row["top1"], lambda row: row["splits"]["few"]):
-        gains = [
-            what(mine[s]) - what(reference[s])
-            for s in pairs
-            if what(mine[s]) is not None and what(reference[s]) is not None
-        ]
-        mean, half = interval(gains)
-        cells.append(f"{mean:+.1f} ± {half:.1f}")
-    gains = [mine[s]["top1"] - reference[s]["top1"] for s in pairs]
-    cells[3:3] = [arm.against or ""]
-    return "| " + " | ".join([*cells, f"{detectable(gains):.1f}"]) + " |"
+    cells.append(arm.against or "")
+    pairs = [(seed, mine[seed], reference[seed]) for seed in sorted(mine.keys() & reference.keys())]
+    for chosen in parts.values():
+        cells.append(_gain([a["top1"] - b["top1"] for seed, a, b in pairs if chosen(seed)]))
+    few = [(a["splits"]["few"], b["splits"]["few"]) for _, a, b in pairs]
+    cells.append(_gain([a - b for a, b in few if a is not None and b is not None]))
+    gains = [a["top1"] - b["top1"] for _, a, b in pairs]
+    cells.append(f"{detectable(gains):.1f}" if gains else "")
+    return "| " + " | ".join(cells) + " |"
+
+
+def _gain(differences: Sequence[float]) -> str:
+    if not differences:
+        return ""
+    mean, half = interval(differences)
+    return f"{mean:+.1f} ± {half:.1f}"
 
 
 def write_tables(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 Changes = Mapping[str, Any]
@@ -35,21 +35,20 @@ class Study:
         title: heading of the table.
         base: what all arms have in common.
         arms: one row each.
-        seeds: how many; the first ones choose, the others confirm, where it matters.
+        seeds: how many.
+        confirm: show the first half of the seeds, by which one chooses, and the other half, by
+            which the choice is confirmed, apart.
     """
 
     title: str
     base: Changes
     arms: tuple[Arm, ...]
     seeds: int = 10
-    words: str = ""
-    extra: Changes = field(default_factory=dict)
+    confirm: bool = False
 
 
 OFF: Changes = {"turnover": False}
-WEIGHTED: Changes = {"loss": "weighted"}
 GR: Changes = {"score_loss": "weighted"}
-NORM: Changes = {"scaling": "norm"}
 
 
 def resnet(width: int) -> Changes:
@@ -298,5 +297,6 @@ STUDIES: dict[str, Study] = {
             Arm("fresh, 0.2", {**GR, "ratio": 0.2, **policy(fill="fresh")}),
             Arm("fixed, longer", {**OFF, "epochs": 32}),
         ),
+        confirm=True,
     ),
 }

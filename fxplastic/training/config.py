@@ -250,6 +250,11 @@ def _check_schedule(config: Config) -> None:
             f"after epoch {end}; give at most that, or leave last out"
         )
     fixed = config.schedule == "fixed"
+    if not fixed and config.window > 1:
+        raise TrainingError(
+            f"window={config.window} has no effect with schedule='adaptive', which looks at every "
+            "epoch by itself; leave it out"
+        )
     name = "first" if config.first is not None else "every" if fixed else "apart"
     first: int = getattr(config, name)
     if not fixed:

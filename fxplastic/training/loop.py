@@ -37,7 +37,7 @@ def train(
     config: Config,
     *,
     resume: bool = False,
-    resume_from: Path | None = None,
+    resume_from: Path | str | None = None,
     progress: bool = True,
 ) -> Result:
     """Carry a run out, from the beginning or from its last checkpoint.
@@ -61,15 +61,16 @@ def train(
             training starts.
     """
     folder = Path(config.out)
-    state = stored_state(config, resume=resume, resume_from=resume_from)
+    from_file = None if resume_from is None else Path(resume_from)
+    state = stored_state(config, resume=resume, resume_from=from_file)
     parts = build(config)
     done = 0 if state is None else put_back(parts, state)
     records = Records(folder)
     with writing(folder, "nothing was changed"):
         folder.mkdir(parents=True, exist_ok=True)
         replace_text(folder / "config.json", as_json(config))
-    if resume_from is not None:
-        make_last(resume_from, folder)
+    if from_file is not None:
+        make_last(from_file, folder)
     records.cut(done)
     steps = parts.steps
     bar = tqdm(

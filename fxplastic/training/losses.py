@@ -5,6 +5,7 @@ The epoch is an argument because deferred reweighting changes with it; the other
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
@@ -114,13 +115,16 @@ def make_loss(
         device: of the logits.
 
     Raises:
-        TrainingError: no such loss, or no class with few samples.
+        TrainingError: no such loss, a `tau` that is no number above 0, or no class that has few
+            samples.
         ScoreError: a class without samples.
 
     >>> loss = make_loss("logit_adjustment", [3, 1])
     >>> loss(torch.zeros(1, 2), torch.tensor([1]), 1)  # -log(1/4)
     tensor(1.3863)
     """
+    if not 0.0 < tau < math.inf:
+        raise TrainingError(f"tau={tau!r}; give a number above 0")
     inverse = class_weights(counts)  # refuses a class without samples, whichever loss it is for
     if name == "cross_entropy":
         return CrossEntropy()
