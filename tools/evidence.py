@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from fxplastic.training import Config, train
 from fxplastic.zoo import rows as origins
+from tools.forest import Comparison, draw
 from tools.studies import STUDIES, Arm, Study
 
 ROWS = Path("docs/evidence")
@@ -146,12 +147,29 @@ def detectable(differences: Sequence[float]) -> float:
     return quantiles * statistics.stdev(differences) / math.sqrt(n)
 
 
-def table(study: Study, done: dict[str, Row]) -> Iterator[str]:
-    """Lines of one study's table."""
+def rows_of(study: Study, done: dict[str, Row]) -> dict[str, dict[int, Row]]:
+    """Rows by arm and seed."""
     found: dict[str, dict[int, Row]] = {}
     for arm in study.arms:
         keys = {seed: key_of(config_of(study, arm, seed)) for seed in range(study.seeds)}
         found[arm.name] = {seed: done[key] for seed, key in keys.items() if key in done}
+    return found
+
+
+def comparisons(study: Study, done: dict[str, Row]) -> list[Comparison]:
+    """Every arm of a study beside the one that it is compared with, over all pairs."""
+    found, result = rows_of(study, done), []
+    for arm in study.arms:
+        mine, reference = found[arm.name], found.get(arm.against or "", {})
+        gains = [mine[s]["top1"] - reference[s]["top1"] for s in mine.keys() & reference.keys()]
+        if len(gains) > 1:
+            result.append(Comparison(arm.name, *interval(gains)))
+    return result
+
+
+def table(study: Study, done: dict[str, Row]) -> Iterator[str]:
+    """Lines of one study's table."""
+    found = rows_of(study, done)
     half = study.seeds // 2
     parts: dict[str, Seeds] = {"all classes": lambda _: True}
     if study.confirm:
@@ -195,7 +213,9 @@ def _gain(differences: Sequence[float]) -> str:
 
 def write_tables(path: Path) -> None:
     """The part of the results page that is made of rows, between its two marks."""
-    done = stored()
+    shown = wanted(list(STUDIES))
+    done = {key: row for key, row in stored().items() if key in shown}
+    draw(path.with_suffix(".svg"), [(s.title, comparisons(s, done)) for s in STUDIES.values()])
     lines = [line for study in STUDIES.values() for line in table(study, done)]
     text = path.read_text(encoding="utf-8")
     begin, end = "<!-- tables -->", "<!-- end of tables -->"

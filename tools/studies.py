@@ -49,6 +49,8 @@ class Study:
 
 OFF: Changes = {"turnover": False}
 GR: Changes = {"score_loss": "weighted"}
+NET: Changes = {**GR, "criterion": "net"}
+ADJUSTED: Changes = {"loss": "logit_adjustment"}
 
 
 def resnet(width: int) -> Changes:
@@ -91,8 +93,8 @@ SMALL: dict[str, Changes] = {
     },
 }  # fmt: skip
 RENDERED: Changes = {
-    "data": "characters-lt", "imbalance": 100.0, **resnet(32), "epochs": 16, "batch": 128,
-    "lr": 0.1, "warmup": 1, "every": 4, "last": 12, "ratio": 0.3,
+    "data": "characters-lt", "imbalance": 100.0, **resnet(32), "epochs": 10, "batch": 128,
+    "lr": 0.1, "warmup": 1, "every": 3, "last": 6, "ratio": 0.3,
 }  # fmt: skip
 
 
@@ -295,6 +297,20 @@ STUDIES: dict[str, Study] = {
             Arm("zero-sum noise 0.3, 0.2", {**GR, "ratio": 0.2, **policy(zero_sum=0.3)}),
             Arm("once, after 12, 0.2", {**GR, "ratio": 0.2, "first": 12, "last": 12}),
             Arm("fresh, 0.2", {**GR, "ratio": 0.2, **policy(fill="fresh")}),
+            Arm("net, signed, 0.2", {**NET, "ratio": 0.2, **policy(shares="signed")}),
+            Arm("net, fresh, 0.2", {**NET, "ratio": 0.2, **policy(fill="fresh")}),
+            Arm("net, fresh, 0.3", {**NET, **policy(fill="fresh")}),
+            Arm("logit adjustment, fixed", {**OFF, **ADJUSTED}, against=None),
+            Arm(
+                "logit adjustment, net, signed, 0.2",
+                {**ADJUSTED, "criterion": "net", "ratio": 0.2, **policy(shares="signed")},
+                against="logit adjustment, fixed",
+            ),
+            Arm(
+                "logit adjustment, net, fresh, 0.2",
+                {**ADJUSTED, "criterion": "net", "ratio": 0.2, **policy(fill="fresh")},
+                against="logit adjustment, fixed",
+            ),
             Arm("fixed, longer", {**OFF, "epochs": 32}),
         ),
         confirm=True,
