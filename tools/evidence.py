@@ -30,7 +30,7 @@ from tqdm import tqdm
 from fxplastic.training import Config, train
 from fxplastic.zoo import rows as origins
 from tools.forest import Comparison, draw
-from tools.studies import STUDIES, Arm, Study
+from tools.studies import DIRECT, STUDIES, Arm, Study
 
 ROWS = Path("docs/evidence")
 TABLES = Path("docs/results.md")
@@ -211,12 +211,28 @@ def _gain(differences: Sequence[float]) -> str:
     return f"{mean:+.1f} ± {half:.1f}"
 
 
+def direct(done: dict[str, Row]) -> Iterator[str]:
+    """Lines of the table of arms beside each other."""
+    yield "## Arms beside each other\n"
+    yield "| study | arm | beside | seeds | all classes | few-shot |"
+    yield "| --- | --- | --- | ---: | ---: | ---: |"
+    for name, first, second in DIRECT:
+        found = rows_of(STUDIES[name], done)
+        pairs = [(found[first][s], found[second][s])
+                 for s in sorted(found[first].keys() & found[second].keys())]  # fmt: skip
+        top = _gain([a["top1"] - b["top1"] for a, b in pairs])
+        few = _gain([a["splits"]["few"] - b["splits"]["few"] for a, b in pairs])
+        yield f"| {STUDIES[name].title} | {first} | {second} | {len(pairs)} | {top} | {few} |"
+    yield ""
+
+
 def write_tables(path: Path) -> None:
     """The part of the results page that is made of rows, between its two marks."""
     shown = wanted(list(STUDIES))
     done = {key: row for key, row in stored().items() if key in shown}
     draw(path.with_suffix(".svg"), [(s.title, comparisons(s, done)) for s in STUDIES.values()])
     lines = [line for study in STUDIES.values() for line in table(study, done)]
+    lines += direct(done)
     text = path.read_text(encoding="utf-8")
     begin, end = "<!-- tables -->", "<!-- end of tables -->"
     head, rest = text.split(begin)

@@ -316,3 +316,29 @@ STUDIES: dict[str, Study] = {
         confirm=True,
     ),
 }
+
+# Study, and two of its arms that are compared with each other.
+DIRECT = (
+    ("criteria", "magnitude", "random"),
+    ("criteria", "magnitude", "last"),
+    ("criteria", "magnitude", "l1"),
+    ("criteria", "magnitude", "taylor"),
+    ("criteria", "net", "magnitude"),
+    ("criteria", "magnitude, class-weighted score", "magnitude"),
+    ("ablation", "+ GR", "turnover"),
+    ("ablation", "+ GR + WS", "+ GR"),
+    ("ablation", "+ GR + WS + GDA (paper)", "+ GR + WS"),
+    ("ablation", "GR, exact", "+ GR + WS + GDA (paper)"),
+    ("ablation", "GR, exact, relative noise", "GR, exact"),
+    ("controls", "slots drawn afresh", "turnover"),
+    ("ratio", "ratio 0.2", "ratio 0.3"),
+    ("schedule", "adaptive, 0.8", "every 6, to 18"),
+    ("carry", "SGD, law", "SGD, copy"),
+    ("carry", "SGD, law", "SGD, zero"),
+    ("carry", "AdamW, law", "AdamW, copy"),
+    ("carry", "AdamW, zero", "AdamW, law"),
+    ("parting", "uneven, SGD", "even, SGD"),
+    ("parting", "uneven, AdamW", "even, AdamW"),
+    ("parting", "signed, SGD", "uneven, SGD"),
+    ("parting", "signed, AdamW", "uneven, AdamW"),
+)
