@@ -17,7 +17,7 @@ from torch.amp import GradScaler
 
 from fxplastic.errors import ScoreError
 from fxplastic.plastic import Plastic, require_plastic
-from fxplastic.slices import Rows, Slices
+from fxplastic.slices import Rows, Slices, pieces
 
 Criterion = Literal["magnitude", "net", "last", "taylor", "l1", "random"]
 Gradients = Callable[[nn.Parameter], Tensor | None]
@@ -254,11 +254,14 @@ class GradientScores:
             grad = gradient_of(parameter)
             if grad is None:
                 continue
-            wide = _wide(grad)
-            wide = wide if factor is None else wide * factor.to(wide.device)
-            wide = torch.where(finite.to(wide.device), wide, 0.0)
-            before = self._nets.get(id(parameter))
-            self._nets[id(parameter)] = wide if before is None else before.add_(wide)
+            good = finite.to(grad.device)
+            scale = None if factor is None else factor.to(grad.device)
+            if id(parameter) not in self._nets:
+                self._nets[id(parameter)] = torch.zeros_like(_wide(grad))
+            net = self._nets[id(parameter)]
+            for rows in pieces(parameter):
+                wide = _wide(grad[rows])
+                net[rows] += torch.where(good, wide if scale is None else wide * scale, 0.0)
 
     def _net(self, parameter: nn.Parameter) -> Rows | None:
         total = self._nets.get(id(parameter))

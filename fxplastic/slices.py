@@ -116,18 +116,22 @@ def _home(group: ChannelGroup, named: dict[str, nn.Parameter]) -> torch.device:
     return next(devices, torch.device("cpu"))
 
 
-def _reduced(parameter: Tensor, values: Rows, axis: int, by_row: bool) -> Tensor:
-    """Sum over all axes but `axis` (and axis 0, where rows matter), in float32 or float64.
+def pieces(parameter: Tensor) -> list[slice]:
+    """The first axis of a parameter, a few rows at a time on a CPU.
 
-    On a CPU it goes by a few rows at a time: what does not leave the cache, and needs no fresh
-    memory, is summed three times as fast.
+    What does not leave the cache, and needs no fresh memory, is summed three times as fast.
     """
-    count = parameter.shape[0]
-    step = max(count, 1)
+    count = max(parameter.shape[0], 1)
+    step = count
     if parameter.device.type == "cpu":
         step = max(1, _AT_A_TIME * count // max(parameter.numel(), 1))
+    return [slice(i, i + step) for i in range(0, count, step)]
+
+
+def _reduced(parameter: Tensor, values: Rows, axis: int, by_row: bool) -> Tensor:
+    """Sum over all axes but `axis` (and axis 0, where rows matter), in float32 or float64."""
     kept = {0, axis} if by_row else {axis}
-    parts = [_sum(values(slice(i, i + step)), kept) for i in range(0, max(count, 1), step)]
+    parts = [_sum(values(rows), kept) for rows in pieces(parameter)]
     if len(parts) == 1:
         return parts[0]
     return torch.cat(parts) if 0 in kept else torch.stack(parts).sum(0)
