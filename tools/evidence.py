@@ -230,7 +230,8 @@ def write_tables(path: Path) -> None:
     """The part of the results page that is made of rows, between its two marks."""
     shown = wanted(list(STUDIES))
     done = {key: row for key, row in stored().items() if key in shown}
-    draw(path.with_suffix(".svg"), [(s.title, comparisons(s, done)) for s in STUDIES.values()])
+    pictures = [(s.title, comparisons(s, done)) for s in STUDIES.values()]
+    draw(path.with_suffix(".svg"), [(title, found) for title, found in pictures if found])
     lines = [line for study in STUDIES.values() for line in table(study, done)]
     lines += direct(done)
     text = path.read_text(encoding="utf-8")
