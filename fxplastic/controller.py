@@ -8,8 +8,6 @@ Nothing else of the loop has to know: learning-rate schedulers, hooks and compil
 from __future__ import annotations
 
 import copy
-import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,17 +17,15 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from fxplastic.averages import averaged
-from fxplastic.counts import Scope, check_ratio, check_scope
-from fxplastic.diversity import parts_copies, touch_of
-from fxplastic.errors import PlanError, ScoreError
-from fxplastic.optim import check_carry, check_optimizer
-from fxplastic.plan import Plan
-from fxplastic.planner import on_host, plan_turnover
+from fxplastic.counts import Scope
+from fxplastic.errors import PlanError
+from fxplastic.optim import check_optimizer
+from fxplastic.planner import on_host
 from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.policy import Policy
-from fxplastic.rewrite import rewrite_together_
 from fxplastic.schedule import Memory, Schedule, When
 from fxplastic.scores import Criterion, GradientScores
+from fxplastic.turning import Turning, check_schedule, check_whole
 from fxplastic.turnover import Turnover
 
 _KEYS = ("fingerprint", "epoch", "calls", "memory", "scores", "history")
@@ -106,33 +102,32 @@ class Plasticity:
         seed: int = 0,
     ) -> None:
         require_plastic(plastic, PlanError)
-        check_ratio(ratio)
-        check_scope(scope)
         check_optimizer(optimizer, plastic)
-        self._plastic, self._optimizer = plastic, optimizer
         self._schedule: When = Schedule() if schedule is None else schedule
-        _check_schedule(self._schedule, epochs)
-        _check_groups(plastic)
-        _check_whole(score_every=score_every, min_width=min_width)
-        self._policy, self._seed, self._every = Policy.of(policy), _seed(seed), score_every
-        check_carry(optimizer, self._policy)
-        self._options: dict[str, Any] = {
-            "ratio": ratio,
-            "scope": scope,
-            "overrides": copy.copy(overrides) or {},
-            "protect": tuple(protect),
-            "min_width": min_width,
-        }
-        self._adjust = _callable(adjust)
-        self._averages = averaged(plastic, ema)
+        check_schedule(self._schedule, epochs)
+        check_whole(score_every=score_every)
+        if adjust is not None and not callable(adjust):
+            raise PlanError(f"adjust={adjust!r}; give a function of the scores, or None")
+        self._turning = Turning(
+            plastic,
+            optimizer,
+            Policy.of(policy),
+            seed,
+            ratio,
+            scope,
+            copy.copy({} if overrides is None else overrides),
+            tuple(protect),
+            min_width,
+            averaged(plastic, ema),
+        )
+        self._turning.rehearse()
+        self._adjust, self._every = adjust, score_every
         self._scores = GradientScores(plastic, criterion, seed=seed)
         self._listeners: list[Listener] = []
         self._history: list[Turnover] = []
         self._memory: Memory = {}
-        self._epoch = 1
-        self._calls = 0
+        self._epoch, self._calls = 1, 0
         self._watching = self._schedule.watches(1)
-        self._rehearse()
 
     # ------------------------------------------------------------------ in the loop
     def after_backward(self, scaler: GradScaler | None = None) -> None:
@@ -215,7 +210,7 @@ class Plasticity:
         """
         return {
             "version": 1,
-            "fingerprint": self._plastic.fingerprint,
+            "fingerprint": self._turning.plastic.fingerprint,
             "epoch": self._epoch,
             "calls": self._calls,
             "memory": dict(self._memory),
@@ -240,10 +235,11 @@ class Plasticity:
             raise PlanError(
                 f"the state of a Plasticity lacks {missing[0]!r}; give what state_dict() returned"
             )
-        if state["fingerprint"] != self._plastic.fingerprint:
+        if state["fingerprint"] != self._turning.plastic.fingerprint:
             raise PlanError(
                 f"the state is of groups {str(state['fingerprint'])[:12]}, this model has "
-                f"{self._plastic.fingerprint[:12]}; load it for the model that it was taken from"
+                f"{self._turning.plastic.fingerprint[:12]}; load it for the model that it was "
+                "taken from"
             )
         history = [Turnover.from_dict(entry) for entry in state["history"]]
         self._scores.load_state_dict(state["scores"])
@@ -257,90 +253,14 @@ class Plasticity:
         scores = self._read() if watched else None
         rows = scores if scores is None else {n: row.tolist() for n, row in scores.items()}
         due, memory = self._schedule.due(epoch, rows, self._memory)
-        return self._turn_over(epoch, scores or {}) if due else None, memory
+        return self._turning.turn_over(epoch, scores or {}) if due else None, memory
 
     def _read(self) -> dict[str, Tensor]:
         """Scores on the host, by one transfer, as they are to be ranked."""
-        groups = self._plastic.groups
+        groups = self._turning.plastic.groups
         rows = on_host(groups, list(groups.values()), self._scores.values())
         found = {
             name: torch.tensor(row, dtype=torch.float64)
             for name, row in zip(groups, rows, strict=True)
         }
         return found if self._adjust is None else dict(self._adjust(found))
-
-    def _plan(self, scores: Mapping[str, Tensor]) -> Plan:
-        split, share = self._policy.split, self._policy.share
-        return plan_turnover(self._plastic, scores, shares=split, share=share, **self._options)
-
-    def _turn_over(self, epoch: int, scores: Mapping[str, Tensor]) -> Turnover:
-        began = time.perf_counter()
-        if not any(row.any() for row in scores.values()):
-            raise ScoreError(
-                f"every score of epoch {epoch} is 0: no gradient was there when it was scored; "
-                "call after_backward() after backward() and before zero_grad()"
-            )
-        plan, seed = self._plan(scores), self._seed * 1_000_003 + epoch
-        averages = [(average, None) for average in self._averages]
-        models = [(self._plastic, self._optimizer), *averages]
-        rewrite_together_(models, plan, policy=self._policy, seed=seed)
-        return Turnover(epoch, plan, self._policy, seed, time.perf_counter() - began)
-
-    def _rehearse(self) -> None:
-        """Refuse what a plan would refuse, before anything is trained."""
-        same = {n: torch.ones(g.size) for n, g in self._plastic.groups.items()}
-        plan = self._plan(same)
-        if not plan.edits:
-            raise PlanError(
-                "no group would ever turn over: " + "; ".join(plan.notes[:3]) + "; give another "
-                "ratio, or protect fewer groups"
-            )
-        touch_of(self._plastic, plan, self._policy, self._seed)
-        if not parts_copies(self._plastic, self._policy):
-            warnings.warn(
-                "no copy will ever part from its original: the model has no BatchNorm parameters "
-                "that the policy could draw, and both have the same outgoing weight; use "
-                "Policy(shares='signed') or Policy(zero_sum=0.1)",
-                stacklevel=3,
-            )
-
-
-def _check_schedule(schedule: object, epochs: int | None) -> None:
-    if not isinstance(schedule, When):
-        raise PlanError(
-            f"schedule={schedule!r}; give a fxplastic.Schedule or a fxplastic.Adaptive, or what "
-            "has their methods"
-        )
-    _check_whole(**({} if epochs is None else {"epochs": epochs}))
-    if epochs is not None and schedule.first_turnover > epochs:
-        raise PlanError(
-            f"the first turnover is due after epoch {schedule.first_turnover}, and the run ends "
-            f"after epoch {epochs}; begin earlier (first=..., every=...) or train longer"
-        )
-
-
-def _check_whole(**values: object) -> None:
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise PlanError(f"{name}={value!r}; give a whole number, at least 1")
-
-
-def _seed(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise PlanError(f"seed={value!r}; give a whole number")
-    return value
-
-
-def _callable(adjust: Adjust | None) -> Adjust | None:
-    if adjust is not None and not callable(adjust):
-        raise PlanError(f"adjust={adjust!r}; give a function of the scores, or None")
-    return adjust
-
-
-def _check_groups(plastic: Plastic) -> None:
-    if not plastic.groups:
-        raise PlanError(
-            "the model has no channel group, every axis is frozen, and nothing could turn over; "
-            "plastic.frozen says where and why (see also plasticize(..., attention='value') and "
-            "approximate=True)"
-        )

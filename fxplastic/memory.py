@@ -1,4 +1,4 @@
-"""Whether every tensor that a rewrite touches has memory of its own."""
+"""How tensors lie in memory: each that a rewrite touches on its own, and a new one like the old."""
 
 from __future__ import annotations
 
@@ -39,3 +39,12 @@ def check_memory(plastic: Plastic, touched: set[int]) -> None:
                         f"{name!r} and {other!r} share memory but are two tensors; tie them by "
                         "assigning the same Parameter, or clone one of them"
                     )
+
+
+def laid_like(new: Tensor, old: Tensor) -> Tensor:
+    """`new` in the memory format of `old`."""
+    for form in (torch.channels_last, torch.channels_last_3d):
+        fitting = new.ndim == (4 if form is torch.channels_last else 5)
+        if fitting and not old.is_contiguous() and old.is_contiguous(memory_format=form):
+            return new.contiguous(memory_format=form)
+    return new

@@ -96,20 +96,24 @@ def plan_turnover(
     takes: dict[str, list[int]] = {}
     parts: dict[str, list[float]] = {}
     for group in chosen:
-        if not any(rows[group.name]):
-            notes.append(
-                f"{group.name} is left alone: all its scores are 0, nothing is known of it"
-            )
-            continue
-        if not any(counts[group.name]):
-            of_all = scope if group.name in rest else "group"
-            notes.append(left_alone(group, (own | rest)[group.name], of_all))
-            continue
-        takes[group.name], top = _turned(group, rows[group.name], counts[group.name])
-        parts[group.name] = [1.0] * group.size
-        for slot, source in top.items():
-            parts[group.name][slot], parts[group.name][source] = copied, kept
+        name = group.name
+        if not any(rows[name]):
+            notes.append(f"{name} is left alone: all its scores are 0, nothing is known of it")
+        elif not any(counts[name]):
+            of_all = scope if name in rest else "group"
+            notes.append(left_alone(group, (own | rest)[name], of_all))
+        else:
+            takes[name], top = _turned(group, rows[name], counts[name])
+            parts[name] = _parts(group, top, kept, copied)
     return Plan.from_takes(plastic, takes, parts, notes=notes, any_sum=shares == "whole")
+
+
+def _parts(group: ChannelGroup, top: Mapping[int, int], kept: float, copied: float) -> list[float]:
+    """Shares of a group's neurons: those of originals and copies, and one for all others."""
+    parts = [1.0] * group.size
+    for slot, source in top.items():
+        parts[slot], parts[source] = copied, kept
+    return parts
 
 
 def on_host(

@@ -20,7 +20,7 @@ from fxplastic.axis_maps import AxisMap
 from fxplastic.diversity import Touch, touch_of
 from fxplastic.errors import RewriteError
 from fxplastic.gather import Recipe, recipes
-from fxplastic.memory import check_memory
+from fxplastic.memory import check_memory, laid_like
 from fxplastic.module import PlasticModule
 from fxplastic.optim import carried_state, check_optimizer, twin_optimizer
 from fxplastic.plan import Plan, check_plan
@@ -174,7 +174,7 @@ def _rewrite_widths(
     with torch.no_grad():
         changes = {r.name: list(_changes_of(r, optimizer)) for r in made}
     _step("build")
-    values = {name: _laid_like(own[0].new, own[0].old) for name, own in changes.items()}
+    values = {name: laid_like(own[0].new, own[0].old) for name, own in changes.items()}
     module: Any = resized_module(plastic, found, values)
     twins = _twins(plastic, module)
     twin = None if optimizer is None else twin_optimizer(optimizer, twins)
@@ -189,15 +189,6 @@ def _rewrite_widths(
 def _maps(made: Iterable[Recipe]) -> dict[str, tuple[tuple[int, ...], tuple[AxisMap, ...]]]:
     """The recipes without the tensors, which are not to be kept alive."""
     return {recipe.name: (tuple(recipe.tensor.shape), recipe.maps) for recipe in made}
-
-
-def _laid_like(new: Tensor, old: Tensor) -> Tensor:
-    """`new` in the memory format of `old`."""
-    for form in (torch.channels_last, torch.channels_last_3d):
-        fitting = new.ndim == (4 if form is torch.channels_last else 5)
-        if fitting and not old.is_contiguous() and old.is_contiguous(memory_format=form):
-            return new.contiguous(memory_format=form)
-    return new
 
 
 def _id(optimizer: Optimizer | None) -> int | None:

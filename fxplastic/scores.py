@@ -16,6 +16,15 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from fxplastic.errors import ScoreError
+from fxplastic.gradients import (
+    all_finite,
+    dense,
+    dense_gradient,
+    described,
+    one_of_many,
+    unscaling,
+    wide,
+)
 from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.slices import Rows, Slices, pieces
 
@@ -91,7 +100,7 @@ class GradientScores:
             scaler: a loss scaler whose `unscale_` was not called in this step: gradients are
                 divided by its scale.
         """
-        self._score(_dense_gradient, _unscaling(scaler))
+        self._score(dense_gradient, unscaling(scaler))
 
     def update_from(self, loss: Tensor) -> None:
         """Add the gradients of `loss` alone; those of the training step are left as they are.
@@ -109,9 +118,9 @@ class GradientScores:
         if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
             raise ScoreError(
                 "update_from takes a scalar loss before its backward(), with a graph; it got "
-                f"{_described(loss)}"
+                f"{described(loss)}"
             )
-        if _one_of_many():
+        if one_of_many():
             raise ScoreError(
                 "update_from sees the gradients of this process alone, and the processes would "
                 "make different plans; score with update(), after a backward that averages them"
@@ -123,7 +132,7 @@ class GradientScores:
                 "score by criterion='l1'"
             )
         found = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True)
-        own = {id(p): _dense(grad) for p, grad in zip(wanted, found, strict=True)}
+        own = {id(p): dense(grad) for p, grad in zip(wanted, found, strict=True)}
         self._score(lambda parameter: own.get(id(parameter)), None)
 
     def values(self) -> dict[str, Tensor]:
@@ -228,40 +237,39 @@ class GradientScores:
             return grad.__getitem__
         if self.criterion == "taylor":  # in low precision a product could be infinite, or nothing
             weight = parameter.detach()
-            return lambda rows: _wide(grad[rows]) * _wide(weight[rows])
+            return lambda rows: wide(grad[rows]) * wide(weight[rows])
         return lambda rows: grad[rows].abs()
 
     def _add(self, batch: dict[str, Tensor], gradient_of: Gradients, factor: Tensor | None) -> None:
         """Add a batch where it is finite, without asking on the host whether it is."""
-        finite = _finite([*batch.values(), *self._rest(gradient_of)])
+        good = all_finite([*batch.values(), *self._rest(gradient_of)])
         for name, row in batch.items():
             before = self._sums.get(name)
-            good = finite.to(row.device)
             before = torch.zeros_like(row) if before is None else before
             after = row if self.criterion == "last" else before + row
-            self._sums[name] = torch.where(good, after, before)
+            self._sums[name] = torch.where(good.to(row.device), after, before)
         if self.criterion == "net":
-            self._add_nets(finite, gradient_of, factor)
-        self._good = finite.long() if self._good is None else self._good + finite
+            self._add_nets(good, gradient_of, factor)
+        self._good = good.long() if self._good is None else self._good + good
 
     def _rest(self, gradient_of: Gradients) -> list[Tensor]:
         """Sums of the other gradients: a loss scaler skips a step for these, too."""
         grads = [gradient_of(parameter) for parameter in self._others]
         return [grad.sum(dtype=torch.float32) for grad in grads if grad is not None]
 
-    def _add_nets(self, finite: Tensor, gradient_of: Gradients, factor: Tensor | None) -> None:
+    def _add_nets(self, good: Tensor, gradient_of: Gradients, factor: Tensor | None) -> None:
         for parameter in self._slices.parameters:
             grad = gradient_of(parameter)
             if grad is None:
                 continue
-            good = finite.to(grad.device)
+            here = good.to(grad.device)
             scale = None if factor is None else factor.to(grad.device)
             if id(parameter) not in self._nets:
-                self._nets[id(parameter)] = torch.zeros_like(_wide(grad))
+                self._nets[id(parameter)] = torch.zeros_like(wide(grad))
             net = self._nets[id(parameter)]
             for rows in pieces(parameter):
-                wide = _wide(grad[rows])
-                net[rows] += torch.where(good, wide if scale is None else wide * scale, 0.0)
+                piece = wide(grad[rows])
+                net[rows] += torch.where(here, piece if scale is None else piece * scale, 0.0)
 
     def _net(self, parameter: nn.Parameter) -> Rows | None:
         total = self._nets.get(id(parameter))
@@ -271,47 +279,3 @@ class GradientScores:
         draw = random.Random(f"{self._seed}:{self._resets}:{name}")
         zeros = self._slices.zeros(name, torch.float32)
         return zeros + torch.tensor([draw.random() for _ in zeros], device=zeros.device)
-
-
-def _dense_gradient(parameter: nn.Parameter) -> Tensor | None:
-    """The gradient as a dense tensor, if there is one."""
-    return _dense(parameter.grad)
-
-
-def _dense(grad: Tensor | None) -> Tensor | None:
-    if grad is None:
-        return None
-    return (grad if grad.layout == torch.strided else grad.to_dense()).detach()
-
-
-def _one_of_many() -> bool:
-    """Whether this is one of several processes that train together."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return False
-    return torch.distributed.get_world_size() > 1
-
-
-def _described(value: object) -> str:
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}"
-    graph = "a graph" if value.requires_grad else "no graph"
-    return f"a tensor of shape {tuple(value.shape)} with {graph}"
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
-
-
-def _unscaling(scaler: GradScaler | None) -> Tensor | None:
-    """What gradients are to be multiplied by; on the scaler's device."""
-    if scaler is None or not scaler.is_enabled() or scaler._scale is None:
-        return None
-    return scaler._scale.double().reciprocal().float()
-
-
-def _finite(sums: list[Tensor]) -> Tensor:
-    """Whether all of a batch's sums are finite, as a tensor on the first one's device."""
-    flags = [row.isfinite().all() for row in sums]
-    if not flags:
-        return torch.ones((), dtype=torch.bool)
-    return torch.stack([flag.to(flags[0].device) for flag in flags]).all()

@@ -400,7 +400,7 @@ def test_a_model_that_is_frozen_throughout_cannot_score_by_a_loss() -> None:
 def test_a_loss_of_ones_own_is_not_scored_where_processes_train_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scores_module, "_one_of_many", lambda: True)
+    monkeypatch.setattr(scores_module, "one_of_many", lambda: True)
     with pytest.raises(ScoreError, match="the gradients of this process alone"):
         GradientScores(build(Branches)).update_from(build(Branches)(images(Branches)).sum())
 
