@@ -57,14 +57,14 @@ def watched(config: Config) -> tuple[list[Shapes], Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         config = Config(
             model="resnet18", data="characters-lt", imbalance=100, epochs=options.epochs,
-            batch=128, lr=0.1, warmup=1, every=4, last=options.epochs - 3, ratio=0.3,
+            batch=128, lr=0.1, warmup=1, every=3, last=options.epochs - 3, ratio=0.3,
             score_loss="weighted", seed=options.seed, plot=False, evaluate=5,
             out=f"{folder}/turnover", device="cpu",
         )  # fmt: skip
