@@ -341,4 +341,11 @@ DIRECT = (
     ("parting", "uneven, AdamW", "even, AdamW"),
     ("parting", "signed, SGD", "uneven, SGD"),
     ("parting", "signed, AdamW", "uneven, AdamW"),
+    ("search", "fresh, 0.2", "fixed"),
+    ("search", "fixed, longer", "fixed"),
+    ("search", "fresh, 0.2", "fixed, longer"),
+    ("rendered", "exact", "random score"),
+    ("rendered", "exact", "last batch's score"),
+    ("rendered", "exact", "paper"),
+    ("rendered", "slots drawn afresh", "exact"),
 )
