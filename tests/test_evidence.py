@@ -82,13 +82,18 @@ def test_a_table_compares_seed_by_seed() -> None:
     )  # fmt: skip
     tops = {"fixed": (50.0, 60.0, 70.0), "turnover": (51.0, 62.0, 73.0)}
     done = {
-        key_of(config_of(study, arm, seed)): {"top1": tops[arm.name][seed], "splits": {"few": None}}
+        key_of(config_of(study, arm, seed)): {
+            "top1": tops[arm.name][seed],
+            "splits": {"few": None},
+            "turnovers": seed,
+        }
         for arm in study.arms
         for seed in range(3)
     }
     line = next(row for row in table(study, done) if row.startswith("| turnover"))
     mean, half = interval([1.0, 2.0, 3.0])
-    assert line.split(" | ")[3:6] == ["fixed", f"{mean:+.1f} ± {half:.1f}", ""]
+    assert line.split(" | ")[2] == "1"
+    assert line.split(" | ")[4:7] == ["fixed", f"{mean:+.1f} ± {half:.1f}", ""]
     missing = {key: row for key, row in done.items() if row["top1"] != 73.0}
     short = next(row for row in table(study, missing) if row.startswith("| turnover"))
     assert short.split(" | ")[1] == "2"

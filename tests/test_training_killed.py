@@ -139,7 +139,8 @@ def test_a_killed_run_ends_with_the_weights_of_the_run_that_never_was(tmp_path: 
             halfway = started(context, config, resume=True, target=run_into_a_turnover)
             halfway.join(PATIENCE * CONFIG.epochs)
             assert halfway.exitcode == -signal.SIGKILL
-            assert epochs_on_record(folder) == CONFIG.every - 1
+            # The turnover comes before its epoch's record, whichever turnover it was.
+            assert epochs_on_record(folder) % CONFIG.every == CONFIG.every - 1
     last = started(context, config, resume=True)
     last.join(PATIENCE * CONFIG.epochs)
     assert last.exitcode == 0

@@ -178,8 +178,9 @@ def table(study: Study, done: dict[str, Row]) -> Iterator[str]:
             f"seeds {half} to {study.seeds - 1}": lambda seed: seed >= half,
         }
     yield f"## {study.title}\n"
-    yield f"| | seeds | top-1 | difference to | {' | '.join(parts)} | few-shot | detectable |"
-    yield f"| --- | ---: | ---: | --- |{' ---: |' * (len(parts) + 2)}"
+    made = "seeds | turnovers | top-1 | difference to"
+    yield f"| | {made} | {' | '.join(parts)} | few-shot | detectable |"
+    yield f"| --- | ---: | ---: | ---: | --- |{' ---: |' * (len(parts) + 2)}"
     for arm in study.arms:
         mine = found[arm.name]
         if mine:
@@ -192,7 +193,13 @@ def _line(
 ) -> str:
     top = [row["top1"] for row in mine.values()]
     spread = statistics.stdev(top) if len(top) > 1 else math.nan
-    cells = [arm.name, str(len(mine)), f"{statistics.fmean(top):.1f} ± {spread:.1f}"]
+    often = statistics.fmean(row["turnovers"] for row in mine.values())
+    cells = [
+        arm.name,
+        str(len(mine)),
+        f"{often:.3g}",
+        f"{statistics.fmean(top):.1f} ± {spread:.1f}",
+    ]
     cells.append(arm.against or "")
     pairs = [(seed, mine[seed], reference[seed]) for seed in sorted(mine.keys() & reference.keys())]
     for chosen in parts.values():

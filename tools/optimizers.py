@@ -48,7 +48,7 @@ def said(law: Law) -> str:
     """A law in a few words."""
     if law.kind == "power":
         text = ("gather", "share", "share^2")[law.power]
-        text += f", less `{law.start}`" if law.start else ""
+        text += f", less `{law.start}`" if law.start and law.power else ""
         return text + (f", less {law.fades}^steps" if law.fades else "")
     return {
         "magnitude": "abs(share)", "direction": "sign of share", "weight": "like the weight",

@@ -159,8 +159,10 @@ STUDIES: dict[str, Study] = {
             Arm("every 6, to 18", GR),
             Arm("once, after 6", {**GR, "every": 6, "last": 6}),
             Arm("once, after 18", {**GR, "every": 6, "first": 18, "last": 18}),
-            Arm("adaptive, 0.8", {**GR, "schedule": "adaptive", "stability": 0.8, "apart": 3}),
-            Arm("adaptive, 0.9", {**GR, "schedule": "adaptive", "stability": 0.9, "apart": 3}),
+            *(
+                Arm(f"adaptive, {s}", {**GR, "schedule": "adaptive", "stability": s, "apart": 3})
+                for s in (0.5, 0.6, 0.7, 0.8, 0.9)
+            ),
         ),
     ),
     "imbalance 10": Study("Imbalance 10", {**DIGITS, "imbalance": 10.0}, CONTROLS),
@@ -260,7 +262,10 @@ STUDIES: dict[str, Study] = {
         (
             Arm("fixed", OFF, against=None),
             Arm("every 6, to 18", GR),
-            Arm("adaptive, 0.8", {**GR, "schedule": "adaptive", "stability": 0.8, "apart": 3}),
+            *(
+                Arm(f"adaptive, {s}", {**GR, "schedule": "adaptive", "stability": s, "apart": 3})
+                for s in (0.6, 0.8)
+            ),
         ),
     ),
     "rendered": Study(
@@ -332,7 +337,9 @@ DIRECT = (
     ("ablation", "GR, exact, relative noise", "GR, exact"),
     ("controls", "slots drawn afresh", "turnover"),
     ("ratio", "ratio 0.2", "ratio 0.3"),
-    ("schedule", "adaptive, 0.8", "every 6, to 18"),
+    ("schedule", "adaptive, 0.5", "every 6, to 18"),
+    ("schedule", "adaptive, 0.6", "every 6, to 18"),
+    ("imbalance 500", "adaptive, 0.6", "every 6, to 18"),
     ("carry", "SGD, law", "SGD, copy"),
     ("carry", "SGD, law", "SGD, zero"),
     ("carry", "AdamW, law", "AdamW, copy"),
