@@ -65,7 +65,8 @@ def plan_budget(
         seed: of the shares.
 
     Returns:
-        The plan, with the figure that it reaches in its notes. `forecast` gives the rest.
+        The plan, with the figure that it reaches in its notes. A group whose width is refused is
+        left alone, with the reason in the notes, and the others make up for it.
 
     Raises:
         PlanError: no or two budgets, one that no width can meet, or an option out of range.
@@ -86,24 +87,27 @@ def plan_budget(
     protected = {n for pattern in protect for n in matching(plastic.groups, pattern, "protect")}
     groups = [group for name, group in plastic.groups.items() if name not in protected]
     values = scores.values() if isinstance(scores, GradientScores) else scores
-    rows = on_host(plastic.groups, groups, values)
-    ranking = _Ranking(plastic.groups, tuple(_ranked(groups, rows)), min_width, multiple_of)
-    sizes = _fitted(plastic, ranking, count, target, what, moved)
-    plan = plan_widths(
-        plastic,
-        {n: size for n, size in sizes.items() if size != plastic.groups[n].size},
-        multiple_of=multiple_of,
-        scores=values,
-        shares=shares,
-        seed=seed,
-    )
-    reached = count(plastic, {name: len(edit.take) for name, edit in plan.edits.items()})
-    return Plan(
-        plan.source,
-        plan.target,
-        tuple(plan.edits.items()),
-        (f"{what}: {reached:,}, budget {target:,}", *plan.notes),
-    )
+    ranked = _ranked(groups, on_host(plastic.groups, groups, values))
+    refused: dict[str, str] = {}
+    while True:  # a width that is refused is made up for by the other groups
+        order = tuple(name for name in ranked if name not in refused)
+        ranking = _Ranking(plastic.groups, order, min_width, multiple_of)
+        try:
+            sizes = _fitted(plastic, ranking, count, target, what, moved)
+        except PlanError as error:
+            raise PlanError("; ".join([str(error), *list(refused.values())[:3]])) from None
+        wanted = {n: size for n, size in sizes.items() if size != plastic.groups[n].size}
+        plan = plan_widths(
+            plastic, wanted, multiple_of=multiple_of, scores=values, shares=shares, seed=seed
+        )
+        got = {name: len(edit.take) for name, edit in plan.edits.items()}
+        lost = [name for name, size in wanted.items() if got.get(name) != size]
+        if not lost:
+            break
+        reasons = {note.split(" ")[0]: note for note in plan.notes}
+        refused |= {name: reasons.get(name, f"{name} cannot have its width") for name in lost}
+    notes = (f"{what}: {count(plastic, got):,}, budget {target:,}", *refused.values(), *plan.notes)
+    return Plan(plan.source, plan.target, tuple(plan.edits.items()), notes)
 
 
 @dataclass(frozen=True)
@@ -213,14 +217,14 @@ def _budget(
     what = "MACs" if parameters is None else "parameters"
     value = macs if parameters is None else parameters
     count: Count = _macs_at if parameters is None else count_parameters_at
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not (whole or isinstance(value, float)) or not 0 < value < math.inf:  # type: ignore[operator]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise PlanError(
             f"a budget of {value!r} {what}; give a whole number, or a fraction of the present "
             "number as a float"
         )
-    number = value if whole else value * count(plastic, {})  # type: ignore[operator]
-    return count, int(number + 1e-9), what  # type: ignore[operator]
+    if isinstance(value, int):
+        return count, value, what
+    return count, int(value * count(plastic, {}) + 1e-9), what
 
 
 def _macs_at(plastic: PlasticModule, sizes: Mapping[str, int]) -> int:

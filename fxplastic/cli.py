@@ -41,8 +41,13 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _train(words: Sequence[str]) -> int:
-    from fxplastic.training import command
-
+    try:
+        from fxplastic.training import command
+    except ModuleNotFoundError as error:
+        raise FxPlasticError(
+            f"fxplastic train needs {error.name}, which is not installed: pip install "
+            "'fxplastic[train]'"
+        ) from error
     return command.main(words)
 
 

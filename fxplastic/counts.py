@@ -25,11 +25,14 @@ def check_ratio(ratio: object, name: str = "ratio", *, lowest: float = 0.0) -> f
         name: what to call it in the error.
         lowest: an override may be 0, which leaves a group alone: give -1 for that.
     """
-    good = isinstance(ratio, int | float) and not isinstance(ratio, bool)
-    if not good or not lowest < ratio <= 0.5 or ratio < 0:  # type: ignore[operator]
+    if (
+        isinstance(ratio, bool)
+        or not isinstance(ratio, int | float)
+        or not (lowest < ratio <= 0.5 and ratio >= 0)
+    ):
         least = "at least 0" if lowest < 0 else "above 0"
         raise PlanError(f"{name}={ratio!r}; give a number {least} and at most 0.5")
-    return float(ratio)  # type: ignore[arg-type]
+    return float(ratio)
 
 
 def check_scope(scope: object) -> None:

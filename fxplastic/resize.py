@@ -141,10 +141,7 @@ def count_parameters_at(plastic: PlasticModule, sizes: Mapping[str, int]) -> int
     measured = _about(plastic).measured
     scale = scale_of(measured.ledger, measured.atoms, plastic.groups, sizes)
     shapes = _tensor_shapes(plastic, measured, scale)
-    return sum(
-        math.prod(shapes.get(name, parameter.shape))
-        for name, parameter in plastic.named_parameters()
-    )
+    return sum(math.prod(shapes.get(n, p.shape)) for n, p in plastic.named_parameters())
 
 
 def _lay_out(plastic: PlasticModule, measured: Measured, sizes: Mapping[str, int]) -> Resized:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -195,11 +195,11 @@ def agreement(before: Scores, after: Scores) -> float:
     return total / weight if weight else 1.0
 
 
-def _check_whole(schedule: object, lowest: Mapping[str, int]) -> None:
-    for name, least in lowest.items():
-        value = getattr(schedule, name)
-        optional = type(schedule).__dataclass_fields__[name].default is None  # type: ignore[attr-defined]
-        if value is None and optional:
+def _check_whole(schedule: Schedule | Adaptive, lowest: Mapping[str, int]) -> None:
+    """Raise PlanError unless these fields are whole numbers, or None where that is the default."""
+    for field in fields(schedule):
+        value, least = getattr(schedule, field.name), lowest.get(field.name)
+        if least is None or (value is None and field.default is None):
             continue
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise PlanError(f"{name}={value!r}; give a whole number, at least {least}")
+            raise PlanError(f"{field.name}={value!r}; give a whole number, at least {least}")

@@ -84,6 +84,35 @@ def test_options_hold() -> None:
         assert len(edit.take) >= min(12, plastic.groups[name].size)
 
 
+class Shuffled(nn.Module):
+    """A first layer whose neurons an index table rearranges: no other width fits the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+        self.register_buffer("order", torch.randperm(16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.three(self.two(self.one(x).relu()[:, self.order]).relu())
+
+
+def test_what_is_refused_in_one_group_is_made_up_for_by_the_others() -> None:
+    torch.manual_seed(0)
+    plastic = fxplastic.plasticize(Shuffled(), torch.zeros(2, 4))
+    assert set(plastic.groups) == {"one.weight:0", "two.weight:0"}
+    low = {
+        "one.weight:0": torch.linspace(0.0, 2.0, 16),
+        "two.weight:0": torch.linspace(0.5, 1.5, 16),
+    }
+    plan = plan_budget(plastic, low, parameters=0.7)
+    assert set(plan.edits) == {"two.weight:0"}
+    before, after = forecast(plastic, plan).parameters
+    assert 0.6 * before < after <= 0.7 * before
+    assert any("one.weight:0 is left alone" in note for note in plan.notes)
+    with pytest.raises(PlanError, match=r"no widths have at most .*one.weight:0 is left alone"):
+        plan_budget(plastic, low, parameters=0.3)
+
+
 def refused() -> list[tuple[dict[str, Any], str]]:
     return [
         ({}, "give one budget"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+import fxplastic
 from fxplastic import Plan
 from fxplastic.cli import main
 from fxplastic.errors import FxPlasticError, TrainingError
@@ -292,6 +294,17 @@ def test_a_checkpoint_of_another_model_is_refused_whatever_its_configuration_say
     checkpoints.save(tmp_path / "last.pt", state)
     with pytest.raises(TrainingError, match=r"checkpoint's model does not fit (?s:.*)fc.weight"):
         train(replace(SMALL, out=str(tmp_path)), resume=True, progress=False)
+
+
+def test_the_command_names_a_package_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name in [n for n in sys.modules if n.startswith("fxplastic.training")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(fxplastic, "training")
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    assert main(["train", "--epochs", "2"]) == 2
+    assert "needs sklearn.metrics, which is not installed" in capsys.readouterr().err
 
 
 def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str]):

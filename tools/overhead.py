@@ -4,8 +4,10 @@
     python -m tools.overhead --device cuda
 
 Steps with and without scoring alternate in one process, and the ratio of each pair counts, as
-absolute times are noisy. On the CPU, processor time is taken, on one thread unless
-`OMP_NUM_THREADS` says otherwise; on a GPU, wall time between synchronisations.
+absolute times are noisy; the mean is given with its 95 % interval. Beside it stands the time of the
+scoring call itself, which varies less and leaves out what it does to the caches. On the CPU,
+processor time is taken, on one thread unless `OMP_NUM_THREADS` says otherwise; on a GPU, wall time
+between synchronisations.
 """
 
 from __future__ import annotations
@@ -65,17 +67,18 @@ class Run:
 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
-    """Medians over pairs of steps, and over turnovers with a scored step before each."""
+    """Shares of a step's time: scoring by pairs and by itself, and turnovers after a scored one."""
     run = Run(options)
     for _ in range(2):
         run.step(score=True)
     run.plasticity.end_epoch()
-    ratios, plain = [], []
+    ratios, plain, calls = [], [], []
     for pair in range(options.pairs):
         order = (False, True) if pair % 2 else (True, False)
         taken = {score: run.seconds(lambda s=score: run.step(s)) for score in order}
-        ratios.append(taken[True] / taken[False])
+        ratios.append(taken[True] / taken[False] - 1.0)
         plain.append(taken[False])
+        calls.append(run.seconds(run.plasticity.after_backward))
     turnovers = []
     for _ in range(options.turnovers):
         run.step(score=True)
@@ -83,7 +86,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     step = statistics.median(plain)
     return {
         "step": step,
-        "scoring": statistics.median(ratios) - 1.0,
+        "pairs": statistics.fmean(ratios),
+        "half": 1.96 * statistics.stdev(ratios) / len(ratios) ** 0.5,
+        "call": statistics.median(calls) / step,
         "turnover": statistics.median(turnovers) / step,
     }
 
@@ -95,14 +100,15 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--criterion", default="magnitude")
-    parser.add_argument("--pairs", type=int, default=20)
+    parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--turnovers", type=int, default=5)
     options = parser.parse_args()
     found = measure(options)
     print(
         f"{options.model}, batch {options.batch}, {options.size} x {options.size}, "
         f"{options.device}, {options.criterion}: step {found['step']:.3f} s, scoring "
-        f"+{100 * found['scoring']:.1f} %, a turnover takes {found['turnover']:.2f} steps"
+        f"{100 * found['pairs']:+.1f} ± {100 * found['half']:.1f} % by pairs, "
+        f"{100 * found['call']:.1f} % by itself; a turnover takes {found['turnover']:.2f} steps"
     )
 
 
