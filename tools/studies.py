@@ -339,6 +339,7 @@ DIRECT = (
     ("ratio", "ratio 0.2", "ratio 0.3"),
     ("schedule", "adaptive, 0.5", "every 6, to 18"),
     ("schedule", "adaptive, 0.6", "every 6, to 18"),
+    ("schedule", "adaptive, 0.7", "every 6, to 18"),
     ("imbalance 500", "adaptive, 0.6", "every 6, to 18"),
     ("carry", "SGD, law", "SGD, copy"),
     ("carry", "SGD, law", "SGD, zero"),
