@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from fxplastic.memo import Remembering
 from fxplastic.meta import Twins, map_tree
 from fxplastic.proxy import ValueProxy
 
@@ -70,7 +71,7 @@ def execute(
 
     args, kwargs = map_tree(tuple(args), value_of), map_tree(dict(kwargs), value_of)
     args, kwargs = on_meta_device(kind, target, args, kwargs)
-    with torch.no_grad(), META:
+    with torch.no_grad(), META, Remembering():
         return call(root, kind, target, args, kwargs)
 
 

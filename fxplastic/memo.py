@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 
 Described = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
@@ -45,6 +46,26 @@ def on_meta_tensors(
         for size, stride, dtype in known
     )
     return made if several else made[0]
+
+
+class Remembering(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is entered, calls on meta tensors are answered from what is remembered."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled inside, and the wrapper that sees to it costs more than the call."""
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """The result of the call, executed only if it is a new one."""
+        kwargs = kwargs or {}
+        return on_meta_tensors(func, args, kwargs, key_of(func, args, kwargs))
 
 
 def key_of(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object | None:

@@ -67,6 +67,11 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._witness: bytes | None = None  # of the last call that a rule was asked about
         self._views: dict[int, list[weakref.ref[Tensor]]] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled inside, and the wrapper that sees to it costs more than the call."""
+        return False
+
     def __torch_dispatch__(
         self,
         func: OpOverload,
