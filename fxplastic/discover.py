@@ -1,39 +1,25 @@
-"""Discovery: run both graphs once on names, and read the channel groups off the ledger.
-
-The graphs are executed on meta tensors under a dispatch mode, so that whatever a module does
-arrives as ATen calls, each tied to its FX node and the user's source line. No activation and no
-weight is touched.
-"""
+"""Discovery: run both graphs once on names, and read the channel groups off the ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from fxplastic.atoms import Atoms, atoms_of
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options
-from fxplastic.identity import Field, Ids, Names, opaque
-from fxplastic.interpret import (
-    MetaInterpreter,
-    example_values,
-    plain_attention,
-    source_of,
-    tensors_in,
-)
-from fxplastic.ledger import Ledger, Place
+from fxplastic.identity import Ids
+from fxplastic.interpret import tensors_in
+from fxplastic.ledger import Ledger
+from fxplastic.names_run import ledger_of
 from fxplastic.partition import partition
-from fxplastic.propagate import NamesMode, Repeats
+from fxplastic.propagate import NamesMode
 from fxplastic.scale import scale_of
 from fxplastic.ties import ties_of
-from fxplastic.trace import Traced, on_meta
-from fxplastic.witness import Data, of_names
+from fxplastic.trace import Traced
 
 
 @dataclass(frozen=True)
@@ -44,156 +30,6 @@ class Discovery:
     frozen: tuple[FrozenAxis, ...]
     ledger: Ledger
     atoms: Atoms
-
-
-Watch = Callable[[bool, fx.Node, Any, NamesMode], None]
-"""Called after each node: training flag, node, what it gave, and the mode that knows the names."""
-
-
-class NamesInterpreter(MetaInterpreter):
-    """Runs a traced graph under a `NamesMode` and keeps the ledger's place up to date."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        graph: fx.Graph,
-        traced: Traced,
-        mode: NamesMode,
-        watch: Watch | None = None,
-    ) -> None:
-        super().__init__(model, graph, traced)
-        self.mode = mode
-        self.watch = watch
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node, and show it to whoever watches."""
-        ledger = self.mode.ledger
-        ledger.place = Place(n.name, source_of(n))
-        result = super().run_node(n)
-        if self.watch is not None:
-            self.watch(ledger.training, n, result, self.mode)
-        return result
-
-    def constant(self, target: str, value: Tensor) -> Tensor:
-        """Constants are opaque; the values of indices are known."""
-        meta = super().constant(target, value)
-        self.mode.seed(meta, self._constants(target, value), target)
-        return meta
-
-    def _constants(self, target: str, value: Tensor) -> Names:
-        known = None if target in self.mode.ledger.stale else _index_values(value)
-        return Names(opaque(value.shape), known=known)
-
-
-def _fix_outputs(outputs: Any, mode: NamesMode) -> None:
-    """What the model returns is fixed, on every axis."""
-    reason = "it is an output of the model: whoever calls it relies on its width"
-    ledger = mode.ledger
-    for tensor in tensors_in(outputs):
-        names = mode.names(tensor)
-        ledger.bear_witness(of_names(names))
-        ledger.release_all(names.fields)
-        ledger.freeze_fields(names.fields, reason, "edge")
-        ledger.freeze(np.array(sorted(names.lone), np.int32), reason, "edge")
-
-
-def _index_values(value: Tensor) -> Tensor | None:
-    is_index = value.ndim > 0 and not (  # single numbers are counters, and change
-        value.is_floating_point() or value.is_complex() or value.dtype == torch.bool
-    )
-    return value.detach().cpu() if is_index and value.device.type != "meta" else None
-
-
-def _seed(model: nn.Module, ledger: Ledger) -> dict[str, list[Field]]:
-    """A site for every axis of every parameter and buffer, tied tensors once.
-
-    A buffer that `state_dict` leaves out is a constant: a stock model that loads the weights has
-    its own, in the order that its code gave it.
-    """
-    seeded: dict[str, list[Field]] = {}
-    constants = {
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        for name in module._non_persistent_buffers_set
-    }
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    for name, tensor in tensors:
-        fields = list(opaque(tensor.shape)) if name in constants else []
-        for axis, length in enumerate(() if name in constants else tensor.shape):
-            if length > 1 and (tensor.is_floating_point() or tensor.is_complex()):
-                number = ledger.new_site(name, axis, length)
-                size = [length if a == axis else 1 for a in range(tensor.ndim)]
-                ids = ledger.atoms(number).reshape(size)
-                fields.append(Field(ids, frozenset({number})))
-        seeded[name] = fields
-    return seeded
-
-
-@contextmanager
-def _named(
-    model: nn.Module, mode: NamesMode, seeded: Mapping[str, list[Field]], training: bool
-) -> Iterator[None]:
-    values = {
-        name: _index_values(b) for name, b in model.named_buffers() if name not in mode.ledger.stale
-    }
-    with on_meta(model, training):
-        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            if tensor.is_floating_point() or tensor.is_complex():
-                names = Names(tuple(seeded[name]))
-            else:
-                names = Names(opaque(tensor.shape), known=values.get(name))
-            mode.seed(tensor, names, name)
-        yield
-
-
-def run_on_names(
-    model: nn.Module, traced: Traced, ledger: Ledger, watch: Watch | None = None
-) -> None:
-    """Fill `ledger` from both modes' graphs."""
-    seeded, repeats = _seed(model, ledger), Repeats()
-    for training, graph in traced.graphs.items():
-        ledger.training = training
-        mode = NamesMode(ledger, repeats)
-        with plain_attention(), _named(model, mode, seeded, training), torch.no_grad():
-            inputs = example_values(graph, traced)
-            for number, tensor in enumerate(tensors_in(inputs)):
-                mode.give(tensor, repeats.input(number, tensor.shape))
-            shown = nullcontext() if ledger.witness is None else Data(ledger.bear_witness)
-            with mode, shown:
-                outputs = NamesInterpreter(model, graph, traced, mode, watch).run(*inputs)
-            _fix_outputs(outputs, mode)
-
-
-def ledger_of(
-    model: nn.Module,
-    traced: Traced,
-    *,
-    sizes: bool = False,
-    origin: Ids | None = None,
-    witness: bool = False,
-    watch: Watch | None = None,
-) -> Ledger:
-    """The record of both graphs; made again while values taken for known turn out to change.
-
-    Args:
-        model: the module that was traced; it is left as it was.
-        traced: its graphs.
-        sizes: give atoms to axes that tensors get from sizes alone, too.
-        origin: for each atom, the one of another run in whose terms labels are to be written.
-        witness: keep what each op worked on besides neurons (see `fxplastic.witness`).
-        watch: called after each node, and again for all nodes where the record is made again.
-
-    Raises:
-        DiscoverError: a node cannot run on meta tensors.
-    """
-    stale: set[str] = set()
-    while True:
-        seen: dict[tuple[bool, str], list[object]] | None = {} if witness else None
-        ledger = Ledger(stale=set(stale), sizes=sizes, origin=origin, witness=seen)
-        run_on_names(model, traced, ledger, watch)
-        if ledger.stale == stale:
-            return ledger
-        stale = ledger.stale
 
 
 def discover(

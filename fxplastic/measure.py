@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from fxplastic.atoms import Atoms, atoms_of
-from fxplastic.discover import ledger_of
 from fxplastic.identity import Ids
 from fxplastic.interpret import tensors_in
 from fxplastic.ledger import Ledger
 from fxplastic.meta import map_tree
+from fxplastic.names_run import ledger_of
 from fxplastic.propagate import NamesMode
 from fxplastic.trace import Traced
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxplastic.discover import grouped, ledger_of
+from fxplastic.discover import grouped
 from fxplastic.errors import DiscoverError, WidthError
 from fxplastic.fit import fit_graphs
 from fxplastic.groups import ChannelGroup, FrozenAxis
@@ -26,6 +26,7 @@ from fxplastic.leaves import Attributes, sizes_of
 from fxplastic.ledger import AtomSite, Ledger
 from fxplastic.measure import Measured, measure
 from fxplastic.module import PlasticModule, codes_of, options_of, own_graphs, with_layout
+from fxplastic.names_run import ledger_of
 from fxplastic.scale import EXACT, Scale, scale_of
 from fxplastic.ties import Ties, ties_of
 from fxplastic.trace import Traced, as_it_is, dtype_of

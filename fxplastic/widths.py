@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fxplastic.discover import ledger_of
 from fxplastic.errors import WidthError
 from fxplastic.gather import Recipe, recipes
 from fxplastic.groups import Site
 from fxplastic.labels import Origin, check_labels
 from fxplastic.module import PlasticModule, in_layout_of
+from fxplastic.names_run import ledger_of
 from fxplastic.plan import Plan
 from fxplastic.resize import Resized, resized, run_of, with_tensors
 

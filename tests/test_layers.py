@@ -21,6 +21,7 @@ STAGES = (
     "fxplastic.rules.combine",
     "fxplastic.rules",
     "fxplastic.propagate",
+    "fxplastic.names_run",
     "fxplastic.discover",
     "fxplastic.module",
     "fxplastic.plan",
