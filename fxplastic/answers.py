@@ -63,6 +63,7 @@ class Answers(fx.Tracer):
         super().__init__(autowrap_functions=autowrap_functions)
         self.executing = 0
         self.finished = False
+        self.mode_matters = False
         self.surface = Surface({}, {})
         self.values: dict[fx.Node, Any] = {}
         self._guarded: set[tuple[fx.Node, Guard]] = set()

@@ -165,6 +165,12 @@ class Ledger:
         if self.witness is not None:
             self.witness.setdefault((self.training, self.place.node), []).append(what)
 
+    def same_in_training(self) -> None:
+        """What the present node works on in eval mode, it works on in training."""
+        node = self.place.node
+        if self.witness is not None and (False, node) in self.witness:
+            self.witness[True, node] = list(self.witness[False, node])
+
     # ------------------------------------------------------------ what was said since
     def mark(self) -> Mark:
         """Where the record stands now."""

@@ -51,6 +51,9 @@ def on_meta_tensors(
 class Remembering(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, calls on meta tensors are answered from what is remembered."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Nothing is compiled inside, and the wrapper that sees to it costs more than the call."""

@@ -8,7 +8,7 @@ weight is touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from fxplastic.interpret import (
     tensors_in,
 )
 from fxplastic.ledger import Ledger, Place
+from fxplastic.modes import Apart, Flag, ModesDiffer, compare, one_flag, same_program
 from fxplastic.propagate import NamesMode, Repeats
 from fxplastic.trace import Traced, on_meta
 from fxplastic.witness import Data, of_names
@@ -49,12 +50,19 @@ class NamesInterpreter(MetaInterpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node, and show it to whoever watches."""
-        ledger = self.mode.ledger
-        ledger.place = Place(n.name, source_of(n))
-        result = super().run_node(n)
-        if self.watch is not None:
-            self.watch(ledger.training, n, result, self.mode)
+        self.mode.ledger.place = Place(n.name, source_of(n))
+        result = self.execute(n)
+        self.show(n, result, self.mode.ledger.training)
         return result
+
+    def execute(self, n: fx.Node) -> Any:
+        """What the node gives."""
+        return super().run_node(n)
+
+    def show(self, n: fx.Node, result: Any, training: bool) -> None:
+        """Tell whoever watches."""
+        if self.watch is not None:
+            self.watch(training, n, result, self.mode)
 
     def constant(self, target: str, value: Tensor) -> Tensor:
         """Constants are opaque; the values of indices are known."""
@@ -65,6 +73,52 @@ class NamesInterpreter(MetaInterpreter):
     def _constants(self, target: str, value: Tensor) -> Names:
         known = None if target in self.mode.ledger.stale else _index_values(value)
         return Names(opaque(value.shape), known=known)
+
+
+class BothModes(NamesInterpreter):
+    """One run for both modes, of graphs that are the same program (see `fxplastic.modes`)."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: fx.Graph,
+        traced: Traced,
+        mode: NamesMode,
+        watch: Watch | None,
+        flag: Flag,
+    ) -> None:
+        super().__init__(model, graph, traced, mode, watch)
+        self.flag = flag
+
+    def execute(self, n: fx.Node) -> Any:
+        """What the node gives in eval mode; in training, if that may be something else.
+
+        Raises:
+            ModesDiffer: it is something else.
+        """
+        apart: Any = self.mode.apart
+        self.mode.ledger.training = self.flag.value = self.flag.read = apart.wrote = False
+        quiet = super().execute(n)
+        if self.flag.read:
+            if apart.wrote:
+                raise ModesDiffer
+            return self._in_training(n, quiet, apart)
+        self.mode.ledger.same_in_training()
+        return quiet
+
+    def _in_training(self, n: fx.Node, quiet: Any, apart: Apart) -> Any:
+        self.mode.ledger.training = self.flag.value = apart.training = True
+        trained = super().execute(n)
+        apart.training = False
+        given = list(tensors_in([self.env[a] for a in n.all_input_nodes]))
+        results = list(tensors_in(quiet)), list(tensors_in(trained))
+        compare(*results, given, apart, self.mode.names)
+        return trained
+
+    def show(self, n: fx.Node, result: Any, training: bool) -> None:
+        """Both modes have been there."""
+        super().show(n, result, training)
+        super().show(n, result, not training)
 
 
 def _fix_outputs(outputs: Any, mode: NamesMode) -> None:
@@ -129,21 +183,41 @@ def _named(
 
 
 def run_on_names(
-    model: nn.Module, traced: Traced, ledger: Ledger, watch: Watch | None = None
+    model: nn.Module,
+    traced: Traced,
+    ledger: Ledger,
+    watch: Watch | None = None,
+    *,
+    together: bool = False,
 ) -> None:
-    """Fill `ledger` from both modes' graphs."""
+    """Fill `ledger` from both modes' graphs, in one run for both if `together`.
+
+    Raises:
+        ModesDiffer: one run cannot stand for both; the ledger is of no use then.
+    """
     seeded, repeats = _seed(model, ledger), Repeats()
     for training, graph in traced.graphs.items():
         ledger.training = training
-        mode = NamesMode(ledger, repeats)
-        with plain_attention(), _named(model, mode, seeded, training), torch.no_grad():
+        mode = NamesMode(ledger, repeats, Apart() if together else None)
+        with ExitStack() as stack:
+            for block in (plain_attention(), _named(model, mode, seeded, training)):
+                stack.enter_context(block)
+            stack.enter_context(torch.no_grad())
             inputs = example_values(graph, traced)
             for number, tensor in enumerate(tensors_in(inputs)):
                 mode.give(tensor, repeats.input(number, tensor.shape))
+            if together:
+                flag = stack.enter_context(one_flag())
+                runner: NamesInterpreter = BothModes(model, graph, traced, mode, watch, flag)
+            else:
+                runner = NamesInterpreter(model, graph, traced, mode, watch)
             shown = nullcontext() if ledger.witness is None else Data(ledger.bear_witness)
             with mode, shown:
-                outputs = NamesInterpreter(model, graph, traced, mode, watch).run(*inputs)
+                outputs = runner.run(*inputs)
             _fix_outputs(outputs, mode)
+        if together:
+            ledger.same_in_training()
+            return
 
 
 def ledger_of(
@@ -169,10 +243,15 @@ def ledger_of(
         DiscoverError: a node cannot run on meta tensors.
     """
     stale: set[str] = set()
+    together = set(traced.graphs) == {True, False} and same_program(*traced.graphs.values())
     while True:
         seen: dict[tuple[bool, str], list[object]] | None = {} if witness else None
         ledger = Ledger(stale=set(stale), sizes=sizes, origin=origin, witness=seen)
-        run_on_names(model, traced, ledger, watch)
+        try:
+            run_on_names(model, traced, ledger, watch, together=together)
+        except ModesDiffer:
+            together = False
+            continue
         if ledger.stale == stale:
             return ledger
         stale = ledger.stale

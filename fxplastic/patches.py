@@ -46,6 +46,7 @@ class Hooks(Protocol):
 
     executing: int
     surface: Surface
+    mode_matters: bool
 
     def record(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any = ..., /) -> Any:
         """Append a node and return a proxy that knows its value."""
@@ -103,9 +104,12 @@ class _TrainingFlag:
             return nn.Module.__getattr__(module, "training")
         if not self.hooks.executing:
             self.hooks.read_flag(module)
+        elif is_user_code(sys._getframe(1).f_code):  # a hook, a parametrization
+            self.hooks.mode_matters = True
         return module.__dict__["training"]
 
     def __set__(self, module: nn.Module, value: bool) -> None:
+        self.hooks.mode_matters = True
         module.__dict__["training"] = value
 
 

@@ -22,6 +22,7 @@ from fxplastic import witness
 from fxplastic.identity import AtomSet, Field, Names, add_field, opaque, same_names
 from fxplastic.ledger import Ledger, Mark
 from fxplastic.memo import key_of, on_meta_tensors
+from fxplastic.modes import Apart, place_of
 from fxplastic.rules import UNREAD, Call, find, refused
 from fxplastic.rules.base import flat_tensors, geometry
 from fxplastic.rules.combine import meet, merge
@@ -57,9 +58,11 @@ class Repeats:
 class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Executes ATen calls on meta tensors and their names beside them."""
 
-    def __init__(self, ledger: Ledger, repeats: Repeats | None = None) -> None:
+    def __init__(
+        self, ledger: Ledger, repeats: Repeats | None = None, apart: Apart | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.ledger = ledger
+        self.ledger, self.apart = ledger, apart
         self._told = (repeats or Repeats()).told
         self._names: Any = torch.utils.weak.WeakIdKeyDictionary()
         self._seeded: dict[int, Tensor] = {}  # kept alive, so that no id is used again
@@ -85,8 +88,10 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = on_meta_tensors(func, args, kwargs, key)
         outs = tuple(flat_tensors([result]))
         self.ledger.op = str(func)
-        call = Call(func, args, kwargs, outs, self.ledger, self.names, self.give, before)
+        call = Call(func, args, kwargs, outs, self.ledger, self.names, self._assign, before)
         written = _written(call)
+        if self.apart is not None:
+            self.apart.see(flat_tensors((*args, *kwargs.values())), written)
         if not outs or any(all(t is not out for out in outs) for t in written):
             self._unknown_write(call, written)
             return result
@@ -112,7 +117,7 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         def assign(tensor: Tensor, names: Names) -> None:
             assigned.append(tensor)
-            self.give(tensor, names)
+            self._assign(tensor, names)
 
         named = self._tell(replace(call, assign=assign))
         named = tuple(
@@ -195,6 +200,8 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._seeded[id(tensor)] = tensor
         if names.known is not None:
             self._known[id(tensor)] = label
+        if self.apart is not None:
+            self.apart.lasting.add(place_of(tensor))
         self.give(tensor, names)
 
     def give(self, tensor: Tensor, names: Names) -> None:
@@ -202,6 +209,12 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._names[tensor] = names
         refs = self._views.setdefault(tensor.untyped_storage()._cdata, [])
         refs.append(weakref.ref(tensor))
+
+    def _assign(self, tensor: Tensor, names: Names) -> None:
+        """A call writes to a tensor without saying so."""
+        if self.apart is not None:
+            self.apart.write(tensor)
+        self.give(tensor, names)
 
     def _write(self, out: Tensor, names: Names, *, in_place: bool) -> None:
         """Attach names to an output; a write into memory that others see must not rename it."""

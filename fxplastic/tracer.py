@@ -288,6 +288,7 @@ class ValueTracer(Answers):
 
     def read_flag(self, module: nn.Module) -> None:
         """Note that the model's code has read `module.training`."""
+        self.mode_matters = True
         if module in self._paths:
             self._flags[self._paths[module]] = None
 

@@ -51,7 +51,7 @@ RULES = ROOT / "fxplastic" / "rules"
 TABLE = ROOT / "docs" / "mutants.md"
 PROGRAMS = 150
 PATIENCE = 300  # seconds until a mutant that does not end counts as killed
-MADE_OF_RULES = ("fxplastic.propagate", "fxplastic.discover")
+MADE_OF_RULES = ("fxplastic.propagate", "fxplastic.names_run", "fxplastic.discover")
 
 
 # --- subjects: what is checked, traced once ---------------------------------------------------

@@ -1,0 +1,148 @@
+"""Where training and eval mode may differ, so that one run on names can stand for both.
+
+Of two graphs that are the same program, most nodes do the same in either mode: nothing that runs
+in them asks for a training flag. The others (batch norms, dropout) run once in each mode, side by
+side. This holds as long as what they give is named alike, and nothing is read later that only
+training has written. `Apart` watches over the latter; where it does not hold, `ModesDiffer` is
+raised, and each mode has a run of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxplastic.errors import FxPlasticError
+from fxplastic.identity import Names, same_names
+from fxplastic.meta import map_tree
+from fxplastic.patched_calls import replaced
+
+Lookup = Callable[[Tensor], Names]
+
+
+class ModesDiffer(FxPlasticError):
+    """One run cannot stand for both modes."""
+
+
+def same_program(a: fx.Graph, b: fx.Graph) -> bool:
+    """Whether two graphs have the same nodes, with the same names and arguments, in one order."""
+
+    def named(leaf: Any) -> Any:
+        return ("node", leaf.name) if isinstance(leaf, fx.Node) else (type(leaf), leaf)
+
+    def told(node: fx.Node) -> Any:
+        return map_tree((tuple(node.args), dict(node.kwargs)), named)
+
+    return len(a.nodes) == len(b.nodes) and all(
+        (m.op, m.name, m.target) == (n.op, n.name, n.target) and told(m) == told(n)
+        for m, n in zip(a.nodes, b.nodes, strict=True)
+    )
+
+
+def place_of(tensor: Tensor) -> int:
+    """The memory that a tensor lies in."""
+    return int(tensor.untyped_storage()._cdata)
+
+
+class Apart:
+    """Memory that may hold other values in training than in eval mode.
+
+    Attributes:
+        training: whether what runs now runs for training alone.
+        wrote: whether anything was written to since this was last set to false.
+        lasting: memory of parameters, buffers and constants.
+    """
+
+    def __init__(self) -> None:
+        self.training = self.wrote = False
+        self.lasting: set[int] = set()
+        self._written: dict[int, Tensor] = {}  # in training alone; kept, as a place is used again
+        self._shared: dict[int, Tensor] = {}  # of results that are new in one mode, views in other
+
+    def see(self, read: Iterable[Tensor], written: Iterable[Tensor]) -> None:
+        """A call reads and writes these tensors.
+
+        Raises:
+            ModesDiffer: the other mode would read something else, or write elsewhere.
+        """
+        if not self.training and any(place_of(t) in self._written for t in read if self._written):
+            raise ModesDiffer
+        for tensor in written:
+            self.write(tensor)
+
+    def write(self, tensor: Tensor) -> None:
+        """A tensor is written to, or named anew."""
+        self.wrote = True
+        if place_of(tensor) in self._shared:
+            raise ModesDiffer
+        if self.training:
+            self._written[place_of(tensor)] = tensor
+
+    def share(self, tensor: Tensor) -> None:
+        """From here on the tensor's memory must not be written to."""
+        self._shared[place_of(tensor)] = tensor
+
+
+def compare(
+    quiet: list[Tensor], trained: list[Tensor], given: list[Tensor], apart: Apart, lookup: Lookup
+) -> None:
+    """See to it that a node's results are named alike in both modes.
+
+    Args:
+        quiet: what it gave in eval mode.
+        trained: what it gave in training.
+        given: the tensors that it worked on.
+        apart: is told of memory that one mode's result shares with another tensor, and the other
+            mode's does not.
+        lookup: names of a tensor.
+
+    Raises:
+        ModesDiffer: they are not.
+    """
+    if len(quiet) != len(trained):
+        raise ModesDiffer
+    places = {place_of(t) for t in given}
+    for a, b in zip(quiet, trained, strict=True):
+        alike = a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+        if not alike or not _named_alike(lookup(a), lookup(b)):
+            raise ModesDiffer
+        here = {place_of(a), place_of(b)}
+        if len(here) == 2 and (here & places or here & apart.lasting):
+            apart.share(a)
+            apart.share(b)
+
+
+def _named_alike(a: Names, b: Names) -> bool:
+    carriers = all(f.carriers == g.carriers for f, g in zip(a.fields, b.fields, strict=False))
+    rest = a.data == b.data and a.known is b.known and a.lone == b.lone
+    return rest and carriers and same_names(a.fields, b.fields)
+
+
+class Flag:
+    """`nn.Module.training` for the time of a run: one value for all modules, which notes readers.
+
+    A data descriptor comes before the instances' own values.
+    """
+
+    def __init__(self) -> None:
+        self.value = self.read = False
+
+    def __get__(self, module: nn.Module | None, owner: type | None = None) -> bool:
+        if module is None:
+            raise AttributeError("training")
+        self.read = True
+        return self.value
+
+    def __set__(self, module: nn.Module, value: bool) -> None:
+        raise ModesDiffer
+
+
+@contextmanager
+def one_flag() -> Iterator[Flag]:
+    """All modules have the flag's value in place of their own, for a `with` block."""
+    flag = Flag()
+    with replaced(nn.Module, "training", flag):
+        yield flag

@@ -1,0 +1,201 @@
+"""One run on names stands for both modes where they are the same program, and nowhere else."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from fxplastic import names_run
+from fxplastic.discover import Discovery
+from fxplastic.modes import ModesDiffer
+from fxplastic.trace import trace
+from tests.test_repeats import facts, found
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Normed(nn.Module):
+    """Layers that ask for the mode, and give the same neurons in both."""
+
+    def __init__(self, *, dropout: nn.Module) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.dropout(self.norm(self.a(x)).relu()))
+
+
+class WrittenAfterDropout(nn.Module):
+    """In eval mode dropout gives its input itself, and what is written to one is in the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+        self.dropout = nn.Dropout(0.5)
+        self.shift = nn.Parameter(torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        dropped = self.dropout(h)
+        dropped[:, :4] = self.shift
+        return self.b(dropped) + self.c(h)
+
+
+class ReadsStatistics(nn.Module):
+    """Training alone writes the statistics that are read here."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.a(x))
+        return self.b(h - self.norm.running_mean[:, None, None])
+
+
+class OneNormTwice(nn.Module):
+    """The second call reads statistics that the first has written, in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 3, 1)
+        self.c = nn.Conv2d(3, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.norm(self.a(x)) + self.norm(self.c(x)))
+
+
+class Slope(nn.Module):
+    """An op that writes to its input in eval mode only through its own flag."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.slope, self.b = nn.Linear(5, 8), nn.RReLU(inplace=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.slope(self.a(x)))
+
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
+    "normed": (lambda: Normed(dropout=nn.Dropout(0.3)), (2, 3, 4, 4), True),
+    "dropped in place": (
+        lambda: Normed(dropout=nn.Dropout(0.3, inplace=True)),
+        (2, 3, 4, 4),
+        False,  # training writes to what is read after it
+    ),
+    "whole channels": (lambda: Normed(dropout=nn.Dropout2d(0.3)), (2, 3, 4, 4), True),
+    "written after dropout": (WrittenAfterDropout, (2, 5), False),
+    "reads statistics": (ReadsStatistics, (2, 3, 4, 4), False),
+    "one norm twice": (OneNormTwice, (2, 3, 4, 4), False),
+    "slope": (Slope, (2, 5), False),
+    "test_resnet": (lambda: timm.create_model("test_resnet"), (2, 3, 96, 96), True),
+    "test_vit2": (lambda: timm.create_model("test_vit2"), (2, 3, 64, 64), True),
+    "test_convnext": (lambda: timm.create_model("test_convnext"), (2, 3, 96, 96), True),
+    "test_efficientnet": (lambda: timm.create_model("test_efficientnet"), (2, 3, 96, 96), False),
+}
+
+
+def in_training(one: Discovery) -> dict[str, list[object]]:
+    """What each node worked on in training: by the time of eval mode's own run, more is fixed."""
+    return {name: seen for (mode, name), seen in (one.ledger.witness or {}).items() if mode}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_run_for_both_modes_finds_what_a_run_for_each_finds(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, shape, expected = MODELS[name]
+    torch.manual_seed(0)
+    model, x = make(), torch.zeros(shape)
+    ran: list[bool] = []
+    run = names_run.run_on_names
+
+    def watched(*args: Any, together: bool, **options: Any) -> None:
+        run(*args, together=together, **options)
+        ran.append(together)
+
+    monkeypatch.setattr(names_run, "run_on_names", watched)
+    together = found(model, x)
+    assert ran == [expected]
+    monkeypatch.setattr(names_run, "same_program", lambda *graphs: False)
+    apart = found(model, x)
+    assert ran == [expected, False]
+    assert facts(together) == facts(apart)
+    assert in_training(together) == in_training(apart)
+    assert together.groups or name in ("written after dropout", "slope")
+
+
+def test_a_module_that_sets_its_mode_has_a_run_for_each() -> None:
+    flag = torch.nn.Module()
+    with names_run.one_flag() as shared, pytest.raises(ModesDiffer):
+        assert flag.training is shared.value
+        flag.train()
+    assert flag.training
+    assert "training" not in vars(nn.Module)
+
+
+# ---------------------------------------------------------------- traces
+class Hooked(nn.Module):
+    """A hook that does something else in eval mode; the layer is called whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 6)
+
+        def half(layer: nn.Module, given: Any, result: Tensor) -> Tensor | None:
+            return result if layer.training else result[:, :3]
+
+        self.a.register_forward_hook(half)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return h.relu() if h.shape[1] == 6 else h.sigmoid()
+
+
+class Peeks(nn.Module):
+    """Code that reads the flag where no attribute is asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() if self.__dict__["training"] else x.sigmoid()
+
+
+class Asks(nn.Module):
+    """Code that asks openly."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() if self.training else x.sigmoid()
+
+
+@pytest.mark.parametrize("kind", [Hooked, Peeks, Asks])
+def test_modes_that_differ_are_both_traced(kind: type[nn.Module]) -> None:
+    traced = trace(kind(), (torch.zeros(2, 4),))
+    names = {m: [n.name for n in graph.nodes] for m, graph in traced.graphs.items()}
+    assert "relu" in names[True]
+    assert "sigmoid" not in names[True]
+    assert "sigmoid" in names[False]
+    assert "relu" not in names[False]
+
+
+def test_a_model_that_does_not_ask_for_its_mode_is_traced_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = []
+    run = trace.__globals__["ValueTracer"].run
+
+    def count(tracer: Any, model: nn.Module) -> Any:
+        runs.append(1)
+        return run(tracer, model)
+
+    monkeypatch.setattr(trace.__globals__["ValueTracer"], "run", count)
+    traced = trace(Normed(dropout=nn.Dropout()), (torch.zeros(2, 3, 4, 4),))
+    assert len(runs) == 1
+    assert traced.graphs[True] is not traced.graphs[False]
+    assert [(n.name, n.meta["source"]) for n in traced.graphs[True].nodes] == [
+        (n.name, n.meta["source"]) for n in traced.graphs[False].nodes
+    ]
+    trace(Asks(), (torch.zeros(2, 4),))
+    assert len(runs) == 3
