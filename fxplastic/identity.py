@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -74,6 +74,16 @@ class Field:
     def with_ids(self, ids: Tensor) -> Field:
         """The same carriers over other positions."""
         return Field(ids, self.carriers) if ids is not self.ids else self
+
+    def laid_out(self, ids: Tensor) -> Field:
+        """The same names in another layout (reshaped, permuted); what is known of them is kept."""
+        if ids is self.ids:
+            return self
+        twin = Field(ids, self.carriers)
+        twin.__dict__["neural"] = self.neural
+        if "distinct" in self.__dict__:
+            twin.__dict__["distinct"] = self.distinct
+        return twin
 
     def with_carriers(self, carriers: Carriers) -> Field:
         """The same positions, linear in other sites; what is known of the ids is kept."""
@@ -137,9 +147,15 @@ class Names:
 
 def opaque_axis(shape: Sequence[int], axis: int) -> Field:
     """A field that tells the positions along `axis` apart and never moves."""
-    size = [1] * len(shape)
-    size[axis] = shape[axis]
-    return Field(-torch.arange(1, shape[axis] + 1, dtype=torch.int32).reshape(size))
+    return _opaque_axis(len(shape), int(shape[axis]), axis)
+
+
+@lru_cache(maxsize=1024)
+def _opaque_axis(ndim: int, length: int, axis: int) -> Field:
+    """One object for all tensors: what is known of it is found once."""
+    size = [1] * ndim
+    size[axis] = length
+    return Field(-torch.arange(1, length + 1, dtype=torch.int32).reshape(size))
 
 
 def opaque(shape: Sequence[int], axes: Iterable[int] | None = None) -> tuple[Field, ...]:

@@ -40,8 +40,9 @@ def _drafts(
     drafts = []
     flags = np.isin(neurons, np.fromiter(rough, np.int64, len(rough)))
     keys = mix(shape[neurons], flags.astype(np.uint64))
-    for key in dict.fromkeys(keys.tolist()):
-        members = neurons[keys == np.uint64(key)]
+    alike = np.argsort(keys, kind="stable")
+    ends = np.flatnonzero(np.diff(keys[alike])) + 1
+    for members in np.split(neurons[alike], ends) if neurons.size else ():
         _, block, counts = np.unique(signature[members], return_inverse=True, return_counts=True)
         sizes = counts[block]
         for size in np.unique(sizes).tolist():
@@ -79,16 +80,41 @@ def _model_names(model: nn.Module) -> _Names:
     return _Names(order, {k: tuple(v) for k, v in aliases.items()}, shapes)
 
 
-def _sites(draft: Draft, ledger: Ledger, atoms: Atoms, names: _Names) -> tuple[Site, ...] | None:
+@dataclass(frozen=True, eq=False)
+class _Members:
+    """The atoms of every neuron that lie on a site, neuron after neuron."""
+
+    atoms: Ints
+    start: Ints
+
+    @classmethod
+    def of(cls, atoms: Atoms, real: NDArray[np.bool_]) -> _Members:
+        index = np.flatnonzero(real)
+        count = int(atoms.neuron.max(initial=0)) + 1
+        order = np.argsort(atoms.neuron[index], kind="stable")
+        sizes = np.bincount(atoms.neuron[index], minlength=count)
+        return cls(index[order], np.concatenate([[0], np.cumsum(sizes)]))
+
+    def rows(self, neurons: Ints) -> tuple[Ints, Ints]:
+        """The atoms of `neurons`, and for each the place of its neuron among them."""
+        sizes = self.start[neurons + 1] - self.start[neurons]
+        row = np.repeat(np.arange(neurons.size), sizes)
+        first = np.repeat(self.start[neurons] - np.cumsum(sizes) + sizes, sizes)
+        return self.atoms[first + np.arange(row.size)], row
+
+
+def _sites(
+    draft: Draft, members: _Members, ledger: Ledger, atoms: Atoms, names: _Names
+) -> tuple[Site, ...] | None:
     """Sites of a draft; ``None`` where positions and rows would not be a product."""
-    row_of = {int(n): i for i, n in enumerate(draft.neurons)}
-    mine = np.flatnonzero(np.isin(atoms.neuron, draft.neurons) & (atoms.site >= 0))
+    mine, row = members.rows(draft.neurons)
+    order = np.lexsort((atoms.position[mine], row, atoms.site[mine]))
+    mine = mine[order]
+    numbers, first = np.unique(atoms.site[mine], return_index=True)
     sites = []
-    for number in np.unique(atoms.site[mine]).tolist():
+    for number, here in zip(numbers.tolist(), np.split(mine, first[1:]), strict=True):
         site = ledger.sites[number]
-        here = mine[atoms.site[mine] == number]
-        order = np.lexsort((atoms.position[here], [row_of[int(n)] for n in atoms.neuron[here]]))
-        grid = atoms.position[here][order].reshape(draft.neurons.size, -1)
+        grid = atoms.position[here].reshape(draft.neurons.size, -1)
         rows = None
         if site.splits > 1:
             group = grid // site.length
@@ -126,10 +152,10 @@ def partition(
     split = {s.parent for s in ledger.sites if s.parent is not None}
     real = (atoms.site >= 0) & ~np.isin(atoms.site, np.array(sorted(split), np.int64))
     drafts, _ = _all_drafts(ledger, atoms, real, causes, rough)
-    names = _model_names(model)
+    names, members = _model_names(model), _Members.of(atoms, atoms.site >= 0)
     found: list[tuple[Draft, tuple[Site, ...]]] = []
     for draft in drafts:
-        sites = _sites(draft, ledger, atoms, names)
+        sites = _sites(draft, members, ledger, atoms, names)
         block_size = draft.neurons.size // (int(draft.blocks.max()) + 1)
         if sites is None:
             text = "its positions and rows in a grouped convolution are no product"

@@ -26,7 +26,7 @@ def _layout(field: Field, letters: str, joint: str) -> Field:
     for x in joint:
         shape.append(ids.shape[at] if x in letters else 1)
         at += x in letters
-    return field.with_ids(ids.reshape(shape))
+    return field.laid_out(ids.reshape(shape))
 
 
 def contract(call: Call, a: Names, b: Names, equation: str) -> Names:

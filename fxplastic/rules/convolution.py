@@ -51,7 +51,7 @@ def convolution(call: Call) -> Names:
         return names
     bias = call.names(2)
     shape = (1, -1, *[1] * len(every))
-    bias = replace(bias, fields=tuple(f.with_ids(f.ids.reshape(shape)) for f in bias.fields))
+    bias = replace(bias, fields=tuple(f.laid_out(f.ids.reshape(shape)) for f in bias.fields))
     return _plus(call, names, bias)
 
 
@@ -80,7 +80,7 @@ def _flat(fields: Sequence[Field], passing: Sequence[int] = ()) -> list[Field]:
     rest = [a for f in fields[:1] for a in range(2, f.ids.ndim) if a not in passing]
     kept = [f for f in fields if all(f.ids.shape[a] == 1 for a in rest)]
     return [
-        f.with_ids(f.ids.reshape(*f.ids.shape[:2], *(f.ids.shape[a] for a in passing)))
+        f.laid_out(f.ids.reshape(*f.ids.shape[:2], *(f.ids.shape[a] for a in passing)))
         for f in kept
     ]
 

@@ -20,7 +20,7 @@ def embedding(call: Call) -> Names:
     table, index = call.names(0), call.names(1)
     call.freeze_argument(call.args[1], "an index")
     lead = call.out.ndim - 1
-    fields = [f.with_ids(f.ids.reshape(*[1] * lead, -1)) for f in _features(call, table)]
+    fields = [f.laid_out(f.ids.reshape(*[1] * lead, -1)) for f in _features(call, table)]
     for g in opaque(call.out.shape, range(lead)):
         add_field(fields, g)
     return Names(tuple(fields), table.data or index.data)

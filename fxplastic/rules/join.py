@@ -37,7 +37,7 @@ def cat(call: Call) -> Names:
 
 
 def _unsqueezed(names: Names, dim: int) -> Names:
-    return Names(tuple(f.with_ids(f.ids.unsqueeze(dim)) for f in names.fields), names.data)
+    return Names(tuple(f.laid_out(f.ids.unsqueeze(dim)) for f in names.fields), names.data)
 
 
 def _meet_across(call: Call, names: Sequence[Names], dim: int) -> None:

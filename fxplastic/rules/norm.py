@@ -27,7 +27,7 @@ def _affine(call: Call, fields: list[Field], others: list[Names]) -> tuple[Field
 def _along(names: Names, axis: int, ndim: int) -> Names:
     """A vector's names laid along `axis`."""
     shape = [-1 if a == axis else 1 for a in range(ndim)]
-    return replace(names, fields=tuple(f.with_ids(f.ids.reshape(shape)) for f in names.fields))
+    return replace(names, fields=tuple(f.laid_out(f.ids.reshape(shape)) for f in names.fields))
 
 
 def _outputs(

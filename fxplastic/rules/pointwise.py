@@ -39,7 +39,7 @@ def is_pointwise(func: OpOverload) -> bool:
 def align(field: Field, ndim: int) -> Field:
     """A field with leading axes added, as broadcasting does."""
     missing = ndim - field.ids.ndim
-    return field if missing == 0 else field.with_ids(field.ids[(None,) * missing])
+    return field if missing == 0 else field.laid_out(field.ids[(None,) * missing])
 
 
 def pointwise(call: Call) -> tuple[Names, ...]:
