@@ -7,6 +7,7 @@ program at once, as two neurons agree only if every op treats them alike.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from fxplastic.ledger import Event, Ledger, mix
 
 Ints = NDArray[np.int64]
 Hash = NDArray[np.uint64]
+
+# Events are looked at together, which is faster, unless they are so long that memory counts.
+_AT_ONCE, _LONG = 256, 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +54,7 @@ def atoms_of(ledger: Ledger) -> Atoms:
         site[s.base : s.base + s.size] = number
         position[s.base : s.base + s.size] = np.arange(s.size)
     neuron = _components(ledger)
-    order = np.lexsort((position, site, neuron))
+    order = np.argsort(neuron, kind="stable")  # atoms are numbered by site and position
     same = np.zeros(order.size, bool)
     same[1:] = (neuron[order][1:] == neuron[order][:-1]) & (site[order][1:] == site[order][:-1])
     index = np.arange(order.size)
@@ -63,9 +67,30 @@ def atoms_of(ledger: Ledger) -> Atoms:
 def signatures(ledger: Ledger, atoms: Atoms) -> Hash:
     """One hash per neuron, over all events."""
     signature = np.zeros(atoms.neuron.max(initial=0) + 1, np.uint64)
+    alike: dict[int, list[tuple[int, Event]]] = {}
     for number, event in enumerate(ledger.events):
-        np.add.at(signature, atoms.neuron[event.ids], marks_of(number, event, atoms))
+        some = alike.setdefault(len(event.partners), [])
+        some.append((number, event))
+        if len(some) >= _AT_ONCE or event.ids.size >= _LONG:
+            _add_marks(signature, some, atoms)
+            some.clear()
+    for some in alike.values():
+        _add_marks(signature, some, atoms)
     return signature
+
+
+def _add_marks(signature: Hash, some: Sequence[tuple[int, Event]], atoms: Atoms) -> None:
+    """Add what events with equally many partners say of the neurons in them."""
+    if not some:
+        return
+    sizes = [event.ids.size for _, event in some]
+    number = np.repeat(np.array([n for n, _ in some], np.int64), sizes)
+    ids = np.concatenate([event.ids for _, event in some])
+    partners = zip(*(event.partners for _, event in some), strict=True)
+    met = [atoms.slot[np.concatenate(one)] for one in partners]
+    labels = [np.broadcast_to(event.labels, event.ids.shape) for _, event in some]
+    marks = mix(number + 1, atoms.slot[ids], *met, np.concatenate(labels))
+    np.add.at(signature, atoms.neuron[ids], marks)
 
 
 def marks_of(number: int, event: Event, atoms: Atoms) -> Hash:

@@ -57,6 +57,11 @@ class Field:
         return bool((self.array > 0).any())
 
     @cached_property
+    def whole(self) -> bool:
+        """Whether every position is an atom of a parameter."""
+        return bool((self.array > 0).all())
+
+    @cached_property
     def distinct(self) -> bool:
         """Whether no two positions have the same name."""
         ids = self.array.ravel()
@@ -80,9 +85,8 @@ class Field:
         if ids is self.ids:
             return self
         twin = Field(ids, self.carriers)
-        twin.__dict__["neural"] = self.neural
-        if "distinct" in self.__dict__:
-            twin.__dict__["distinct"] = self.distinct
+        found = {n: v for n, v in self.__dict__.items() if n in ("neural", "whole", "distinct")}
+        twin.__dict__.update(found)
         return twin
 
     def with_carriers(self, carriers: Carriers) -> Field:

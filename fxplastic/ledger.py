@@ -86,6 +86,13 @@ def mix(*parts: NDArray[Any] | int) -> Hashes:
     return total
 
 
+def _memory(ids: Ids) -> tuple[int, int]:
+    """Where an array without gaps lies: two with the same place hold the same atoms."""
+    if not ids.flags.c_contiguous:
+        return 0, id(ids)
+    return ids.__array_interface__["data"][0], ids.size
+
+
 @dataclass
 class Ledger:
     """Append-only record of one discovery; the only mutable value in it.
@@ -117,6 +124,7 @@ class Ledger:
     _split: dict[tuple[int, int], int] = field(default_factory=dict)
     _replaced: AtomSet = field(default_factory=AtomSet)
     _used: list[Ids] = field(default_factory=list)
+    _united: dict[object, tuple[Ids, Ids]] = field(default_factory=dict)
 
     def new_site(
         self, parameter: str, axis: int, length: int, splits: int = 1, parent: int | None = None
@@ -176,11 +184,17 @@ class Ledger:
         """Where the record stands now."""
         return len(self.edges), len(self.freezes), len(self._used)
 
-    def unaccounted(self, atoms: Ids, mark: Mark) -> Ids:
-        """Those of `atoms` of which nothing was said since `mark`, and that may still move.
+    def unaccounted(self, fields: Sequence[Ids], mark: Mark) -> Ids:
+        """Atoms in `fields` of which nothing was said since `mark`, and that may still move.
 
         Said of is what was united, frozen or taken up, or is told apart by convolution group.
         """
+        said_of = {_memory(ids) for edge in self.edges[mark[0] :] for ids in edge}
+        said_of.update(_memory(ids) for ids in self._used[mark[2] :])
+        open_fields = [ids.ravel() for ids in fields if _memory(ids) not in said_of]
+        if not open_fields:
+            return np.zeros(0, np.int32)
+        atoms = np.concatenate(open_fields)
         left = atoms[~(self.fixed.holds(atoms) | self._replaced.holds(atoms))]
         if not left.size:
             return left
@@ -215,6 +229,20 @@ class Ledger:
             alone = (atoms > 0) & ~both
             if alone.any():
                 self.context(atoms[alone], tags[alone])
+
+    def unite_whole(self, a: Ids, b: Ids) -> None:
+        """`unite` for arrays of one shape that hold nothing but atoms, with no labels.
+
+        What one node does in either mode is written down once.
+        """
+        a, b = a.ravel(), b.ravel()
+        said = (self.place.node, self.op, _memory(a), _memory(b))
+        if said in self._united:
+            self._used += [a, b]
+            return
+        self._united[said] = (a, b)
+        self.edges.append((a, b))
+        self.events.append(Event(a, (b,), np.zeros(1, np.uint64), self.place, self.op))
 
     def _freeze_opaque(self, a: Ids, b: Ids) -> None:
         lost = np.concatenate([a[(a > 0) & (b < 0)], b[(b > 0) & (a < 0)]])

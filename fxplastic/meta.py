@@ -104,6 +104,7 @@ def _swap(module: nn.Module, twins: Twins) -> None:
 
 
 _CONTAINERS = (dict, list, set, deque, OrderedDict, defaultdict)
+_PLAIN = frozenset({bool, int, float, str, type(None), Tensor, nn.Parameter})
 
 
 def _capture(value: Any, seen: dict[int, tuple[Any, Any]]) -> None:
@@ -113,15 +114,18 @@ def _capture(value: Any, seen: dict[int, tuple[Any, Any]]) -> None:
             for item in value:
                 _capture(item, seen)
         return
-    contents = value.copy()
+    contents = value.copy() if value else ()
     seen[id(value)] = (value, contents)
-    if not isinstance(value, set):
+    if contents and not isinstance(value, set):
         for item in contents.values() if isinstance(contents, dict) else contents:
-            _capture(item, seen)
+            if type(item) not in _PLAIN:
+                _capture(item, seen)
 
 
 def _put_back(value: Any, contents: Any) -> None:
-    if isinstance(value, dict):
+    if not contents and not value:
+        return
+    if isinstance(value, dict) and contents:
         same = len(value) == len(contents) and all(
             k is j and value[k] is contents[j] for k, j in zip(value, contents, strict=True)
         )

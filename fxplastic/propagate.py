@@ -172,7 +172,7 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         ]
         if not gone:
             return
-        lost = self.ledger.unaccounted(np.concatenate([ids.ravel() for ids in gone]), mark)
+        lost = self.ledger.unaccounted(gone, mark)
         lost = lost[lost > 0]
         if not lost.size:
             return

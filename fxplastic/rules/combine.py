@@ -75,8 +75,11 @@ def meet(ledger: Ledger, a: Sequence[Field], b: Sequence[Field]) -> Pairs:
             if f.neural and g.neural and _nested(f, g):
                 rest = [x for x in (*a, *b) if x is not f and x is not g]
                 tags = co_labels(ledger, set(f.axes) | set(g.axes), rest)
-                full = None if tags is None else _spread(tags, f, g)
-                ledger.unite(f.array, g.array, full)
+                if tags is None and f.ids.shape == g.ids.shape and f.whole and g.whole:
+                    ledger.unite_whole(f.array, g.array)
+                else:
+                    full = None if tags is None else _spread(tags, f, g)
+                    ledger.unite(f.array, g.array, full)
                 pairs.append((i, j))
     _ride(ledger, a, b, {i for i, _ in pairs})
     _ride(ledger, b, a, {j for _, j in pairs})
@@ -141,14 +144,21 @@ def _keep(ledger: Ledger, f: Field, g: Field, joint: _Joint) -> Field:
     """
     carriers = joint(ledger, f.carriers, g.carriers)
     for fine, coarse in ((f, g), (g, f)):
-        if len(coarse.axes) <= len(fine.axes) and determines(fine.array, coarse.array):
-            bare = bool(((fine.array == 0) & (coarse.array > 0)).any())
+        if len(coarse.axes) <= len(fine.axes) and _tells(fine, coarse):
+            bare = not fine.whole and bool(((fine.array == 0) & (coarse.array > 0)).any())
             if not bare:
                 return fine.with_carriers(carriers)
             return Field(torch.where(fine.ids == 0, coarse.ids, fine.ids), carriers)
     reason = f"{ledger.op} combines its neurons with themselves, laid out in two ways"
     ledger.freeze_fields((f, g), reason, "law")
     return Field(opaque_axis((f.ids.numel(),), 0).ids.reshape(f.ids.shape))
+
+
+def _tells(fine: Field, coarse: Field) -> bool:
+    """Whether `fine` tells every two positions apart that `coarse` does."""
+    if fine.distinct and fine.ids.shape == coarse.ids.shape:
+        return True
+    return determines(fine.array, coarse.array)
 
 
 # ---------------------------------------------------------------- what stays linear in what
