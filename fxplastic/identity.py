@@ -40,6 +40,13 @@ class Field:
     ids: Tensor
     carriers: Carriers = None
 
+    @classmethod
+    def of_site(cls, ids: Tensor, site: int) -> Field:
+        """All atoms of a site, in their order."""
+        field = cls(ids, frozenset({site}))
+        field.__dict__.update(neural=True, whole=True, distinct=True)
+        return field
+
     @cached_property
     def array(self) -> Ids:
         """The ids as a numpy array (no copy)."""
@@ -159,7 +166,9 @@ def _opaque_axis(ndim: int, length: int, axis: int) -> Field:
     """One object for all tensors: what is known of it is found once."""
     size = [1] * ndim
     size[axis] = length
-    return Field(-torch.arange(1, length + 1, dtype=torch.int32).reshape(size))
+    field = Field(-torch.arange(1, length + 1, dtype=torch.int32).reshape(size))
+    field.__dict__.update(neural=False, whole=False, distinct=True)
+    return field
 
 
 def opaque(shape: Sequence[int], axes: Iterable[int] | None = None) -> tuple[Field, ...]:

@@ -276,8 +276,9 @@ class Ledger:
 
     def freeze(self, ids: Ids, reason: str, kind: str) -> None:
         """No plan may touch these atoms."""
-        atoms = np.unique(ids[ids > 0])
+        atoms = ids[ids > 0]
         if atoms.size:
+            atoms = np.unique(atoms)
             if kind not in OPENABLE:
                 self.fixed.add(atoms)
             self.freezes.append(Freeze(atoms.astype(np.int32), reason, kind, self.place))

@@ -19,6 +19,7 @@ Described = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
 _MOST = 4096  # calls that are remembered before all are forgotten
 _results: dict[object, tuple[bool, tuple[Described, ...]]] = {}
+_harmless: set[object] = set()  # calls that write to their first argument, and do nothing else
 
 
 def on_meta_tensors(
@@ -26,11 +27,14 @@ def on_meta_tensors(
 ) -> Any:
     """The result of ``func(*args, **kwargs)``, all tensors on meta.
 
-    Only calls that make new tensors are remembered; views, writes and whatever has other arguments
-    than tensors, numbers and lists of them are executed each time. `key` is what `key_of` says.
+    Calls that make new tensors are remembered, and those that write to their first argument and
+    leave its shape: on meta, nothing comes of them. Views and whatever has other arguments than
+    tensors, numbers and lists of them are executed each time. `key` is what `key_of` says.
     """
-    if key is None or not _makes_new(func):
+    if key is None:
         return func(*args, **kwargs)
+    if not _makes_new(func):
+        return _in_place(func, args, kwargs, key) if _writes_first(func) else func(*args, **kwargs)
     key = key, torch.get_default_dtype()
     if key not in _results:
         result = func(*args, **kwargs)
@@ -46,6 +50,19 @@ def on_meta_tensors(
         for size, stride, dtype in known
     )
     return made if several else made[0]
+
+
+def _in_place(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: object) -> Any:
+    if key in _harmless:
+        return args[0]
+    before = args[0].shape, args[0].stride(), args[0].storage_offset(), args[0].dtype
+    result = func(*args, **kwargs)
+    after = args[0].shape, args[0].stride(), args[0].storage_offset(), args[0].dtype
+    if result is args[0] and before == after:
+        if len(_harmless) >= _MOST:
+            _harmless.clear()
+        _harmless.add(key)
+    return result
 
 
 class Remembering(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -82,6 +99,14 @@ def key_of(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any]) -> o
 @cache
 def _makes_new(func: OpOverload) -> bool:
     return all(a.alias_info is None for a in func._schema.arguments)
+
+
+@cache
+def _writes_first(func: OpOverload) -> bool:
+    """Whether an op writes to its first argument, which it returns, and to nothing else."""
+    aliased = [i for i, a in enumerate(func._schema.arguments) if a.alias_info is not None]
+    info = func._schema.arguments[0].alias_info if aliased == [0] else None
+    return info is not None and info.is_write and len(func._schema.returns) == 1
 
 
 def _frozen(value: Any) -> object:

@@ -159,8 +159,7 @@ def _seed(model: nn.Module, ledger: Ledger) -> dict[str, list[Field]]:
             if length > 1 and (tensor.is_floating_point() or tensor.is_complex()):
                 number = ledger.new_site(name, axis, length)
                 size = [length if a == axis else 1 for a in range(tensor.ndim)]
-                ids = ledger.atoms(number).reshape(size)
-                fields.append(Field(ids, frozenset({number})))
+                fields.append(Field.of_site(ledger.atoms(number).reshape(size), number))
         seeded[name] = fields
     return seeded
 

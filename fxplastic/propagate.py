@@ -187,6 +187,8 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _freeze_lone(self, tensors: Iterable[Tensor]) -> None:
         """A neuron whose name no axis carries any more takes part in what is computed here."""
         alone = set().union(*(self.names(t).lone for t in tensors))
+        if not alone:
+            return
         reason = f"{self.ledger.op} uses this neuron alone, beside the others of its axis"
         self.ledger.freeze(np.array(sorted(alone), np.int32), reason, "law")
 

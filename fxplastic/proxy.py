@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from types import FrameType
 from typing import Any, Protocol
 
@@ -202,6 +203,7 @@ def holds_proxy(value: Any) -> bool:
     return first_proxy(value) is not None
 
 
+@lru_cache(maxsize=4096)
 def is_method(func: Any) -> bool:
     """Whether a dispatched function is a method of `Tensor` (called by name in the graph)."""
     return bool(torch.overrides.is_tensor_method_or_property(func))

@@ -145,7 +145,7 @@ def _after(fields: Sequence[Field], gone: Sequence[Field], order: list[int]) -> 
     for f in (*fields, *traces):
         rest = [i for i in range(f.ids.ndim) if i not in order]
         shape = [f.ids.shape[i] for i in order]
-        add_field(result, Field(f.ids.permute([*order, *rest]).reshape(shape)))
+        add_field(result, f.laid_out(f.ids.permute([*order, *rest]).reshape(shape)))
     return tuple(result)
 
 

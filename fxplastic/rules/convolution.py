@@ -41,9 +41,11 @@ def convolution(call: Call) -> Names:
     names = contract(call, a, b, _equation(grouped=groups > 1, transposed=transposed, more=passing))
     result: list[Field] = []
     for f in names.fields:
-        ids = f.ids if groups == 1 else _join_axes(f.ids, call.out.shape[1], groups)
-        sizes = dict(zip(passing, ids.shape[2:], strict=True))
-        add_field(result, Field(ids.reshape(*ids.shape[:2], *(sizes.get(a, 1) for a in every))))
+        if groups > 1:
+            f = Field(_join_axes(f.ids, call.out.shape[1], groups))
+        sizes = dict(zip(passing, f.ids.shape[2:], strict=True))
+        shape = (*f.ids.shape[:2], *(sizes.get(a, 1) for a in every))
+        add_field(result, f.laid_out(f.ids.reshape(shape)))
     for g in opaque(call.out.shape, space):
         add_field(result, g)
     names = replace(names, fields=tuple(result))

@@ -40,7 +40,7 @@ def _outputs(
         for f in passed if out.numel() else ():  # in eval mode there are none
             # Of the same number of axes, or without those that follow the channels, or [channels].
             lead = f.ids.shape[1:2] if out.ndim == 1 else f.ids.shape[: out.ndim]
-            add_field(told, Field(f.ids.reshape(lead)))
+            add_field(told, f.laid_out(f.ids.reshape(lead)))
         results.append(Names(tuple(told), data))
     return tuple(results)
 
