@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 Described = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
 
+_BATCH_NORM = torch.ops.aten.native_batch_norm.default
 _MOST = 4096  # calls that are remembered before all are forgotten
 _results: dict[object, tuple[bool, tuple[Described, ...]]] = {}
 _harmless: set[object] = set()  # calls that write to their first argument, and do nothing else
@@ -37,19 +38,46 @@ def on_meta_tensors(
         return _in_place(func, args, kwargs, key) if _writes_first(func) else func(*args, **kwargs)
     key = key, torch.get_default_dtype()
     if key not in _results:
-        result = func(*args, **kwargs)
-        found = _described(result, (*args, *kwargs.values()))
-        if found is not None:
-            if len(_results) >= _MOST:
-                _results.clear()
-            _results[key] = found
-        return result
+        found = batch_norm_gives(*args) if func is _BATCH_NORM and not kwargs else None
+        if found is None:
+            result = func(*args, **kwargs)
+            found = _described(result, (*args, *kwargs.values()))
+            if found is None:
+                return result
+        if len(_results) >= _MOST:
+            _results.clear()
+        _results[key] = found
     several, known = _results[key]
     made = tuple(
         torch.empty_strided(size, stride, dtype=dtype, device="meta")
         for size, stride, dtype in known
     )
     return made if several else made[0]
+
+
+def batch_norm_gives(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    var: Tensor | None,
+    training: bool,
+    momentum: float,  # noqa: ARG001
+    eps: float,  # noqa: ARG001
+) -> tuple[bool, tuple[Described, ...]] | None:
+    """What a batch norm gives in the common case, which spares its long decomposition.
+
+    ``None`` where its decomposition has to say: other layouts, mixed types, other sizes.
+    """
+    vectors = [v for v in (weight, bias, mean, var) if v is not None]
+    plain = x.dtype in (torch.float32, torch.float64) and x.ndim >= 2 and x.is_contiguous()
+    if not plain or any(v.shape != x.shape[1:2] or v.dtype != x.dtype for v in vectors):
+        return None
+    statistics = x.numel() > x.shape[1] if training else mean is not None and var is not None
+    if not statistics:
+        return None
+    vector = ((x.shape[1],), (1,), x.dtype)
+    return True, ((tuple(x.shape), x.stride(), x.dtype), vector, vector)
 
 
 def _in_place(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], key: object) -> Any:
