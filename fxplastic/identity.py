@@ -40,6 +40,11 @@ class Field:
     ids: Tensor
     carriers: Carriers = None
 
+    @cached_property
+    def root(self) -> Tensor:
+        """The ids that these are another layout of: the same atoms."""
+        return self.ids
+
     @classmethod
     def of_site(cls, ids: Tensor, site: int) -> Field:
         """All atoms of a site, in their order."""
@@ -92,8 +97,9 @@ class Field:
         if ids is self.ids:
             return self
         twin = Field(ids, self.carriers)
-        found = {n: v for n, v in self.__dict__.items() if n in ("neural", "whole", "distinct")}
-        twin.__dict__.update(found)
+        own = self.__dict__
+        twin.__dict__.update({n: own[n] for n in ("neural", "whole", "distinct") if n in own})
+        twin.__dict__["root"] = self.root
         return twin
 
     def with_carriers(self, carriers: Carriers) -> Field:

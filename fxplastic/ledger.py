@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fxplastic.identity import AtomSet, Carriers, Field, Ids
 
 Hashes = NDArray[np.uint64]
-Mark = tuple[int, int, int]
+Mark = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class Freeze:
     place: Place
 
 
+_NO_LABELS: Hashes = np.zeros(1, np.uint64)
+
 # Kinds of refusal that an option of `plasticize` lifts.
 OPENABLE = frozenset({"attention", "approximate"})
 
@@ -84,13 +86,6 @@ def mix(*parts: NDArray[Any] | int) -> Hashes:
         total = (total ^ (total >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         total = total ^ (total >> np.uint64(31))
     return total
-
-
-def _memory(ids: Ids) -> tuple[int, int]:
-    """Where an array without gaps lies: two with the same place hold the same atoms."""
-    if not ids.flags.c_contiguous:
-        return 0, id(ids)
-    return ids.__array_interface__["data"][0], ids.size
 
 
 @dataclass
@@ -124,7 +119,8 @@ class Ledger:
     _split: dict[tuple[int, int], int] = field(default_factory=dict)
     _replaced: AtomSet = field(default_factory=AtomSet)
     _used: list[Ids] = field(default_factory=list)
-    _united: dict[object, tuple[Ids, Ids]] = field(default_factory=dict)
+    _met: list[torch.Tensor] = field(default_factory=list)  # kept, so that no id is used again
+    _said: set[object] = field(default_factory=set)
 
     def new_site(
         self, parameter: str, axis: int, length: int, splits: int = 1, parent: int | None = None
@@ -182,19 +178,18 @@ class Ledger:
     # ------------------------------------------------------------ what was said since
     def mark(self) -> Mark:
         """Where the record stands now."""
-        return len(self.edges), len(self.freezes), len(self._used)
+        return len(self.edges), len(self.freezes), len(self._used), len(self._met)
 
-    def unaccounted(self, fields: Sequence[Ids], mark: Mark) -> Ids:
+    def unaccounted(self, fields: Sequence[Field], mark: Mark) -> Ids:
         """Atoms in `fields` of which nothing was said since `mark`, and that may still move.
 
         Said of is what was united, frozen or taken up, or is told apart by convolution group.
         """
-        said_of = {_memory(ids) for edge in self.edges[mark[0] :] for ids in edge}
-        said_of.update(_memory(ids) for ids in self._used[mark[2] :])
-        open_fields = [ids.ravel() for ids in fields if _memory(ids) not in said_of]
-        if not open_fields:
+        met = {id(root) for root in self._met[mark[3] :]}
+        unsure = [f.array.ravel() for f in fields if id(f.root) not in met]
+        if not unsure:
             return np.zeros(0, np.int32)
-        atoms = np.concatenate(open_fields)
+        atoms = np.concatenate(unsure)
         left = atoms[~(self.fixed.holds(atoms) | self._replaced.holds(atoms))]
         if not left.size:
             return left
@@ -230,19 +225,19 @@ class Ledger:
             if alone.any():
                 self.context(atoms[alone], tags[alone])
 
-    def unite_whole(self, a: Ids, b: Ids) -> None:
-        """`unite` for arrays of one shape that hold nothing but atoms, with no labels.
+    def unite_whole(self, f: Field, g: Field) -> None:
+        """`unite` for two fields of one shape that hold nothing but atoms, with no labels.
 
         What one node does in either mode is written down once.
         """
-        a, b = a.ravel(), b.ravel()
-        said = (self.place.node, self.op, _memory(a), _memory(b))
-        if said in self._united:
-            self._used += [a, b]
-            return
-        self._united[said] = (a, b)
-        self.edges.append((a, b))
-        self.events.append(Event(a, (b,), np.zeros(1, np.uint64), self.place, self.op))
+        self._met += [f.root, g.root]
+        layouts = (f.ids.shape, f.ids.stride(), g.ids.stride())
+        said = (self.place.node, self.op, id(f.root), id(g.root), layouts)
+        if said not in self._said:
+            self._said.add(said)
+            a, b = f.array.ravel(), g.array.ravel()
+            self.edges.append((a, b))
+            self.events.append(Event(a, (b,), _NO_LABELS, self.place, self.op))
 
     def _freeze_opaque(self, a: Ids, b: Ids) -> None:
         lost = np.concatenate([a[(a > 0) & (b < 0)], b[(b > 0) & (a < 0)]])

@@ -165,10 +165,10 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if out.numel() and (out.is_floating_point() or out.ndim >= call.out.ndim)
         ]
         gone = [
-            f.array
+            f
             for t in call.tensors()
             for f in self.names(t).fields
-            if f.neural and not all(any(g.ids is f.ids for g in n.fields) for n in told)
+            if f.neural and not all(any(g.root is f.root for g in n.fields) for n in told)
         ]
         if not gone:
             return

@@ -76,7 +76,7 @@ def meet(ledger: Ledger, a: Sequence[Field], b: Sequence[Field]) -> Pairs:
                 rest = [x for x in (*a, *b) if x is not f and x is not g]
                 tags = co_labels(ledger, set(f.axes) | set(g.axes), rest)
                 if tags is None and f.ids.shape == g.ids.shape and f.whole and g.whole:
-                    ledger.unite_whole(f.array, g.array)
+                    ledger.unite_whole(f, g)
                 else:
                     full = None if tags is None else _spread(tags, f, g)
                     ledger.unite(f.array, g.array, full)
