@@ -41,7 +41,7 @@ from fxplastic.zoo.inputs import Inputs
 TOLERANCE = 1e-9
 """Largest difference allowed, relative to the largest output, in float64."""
 MOST_PARAMETERS = 100_000_000
-BATCH, SMALL = 8, 140
+BATCH, SMALL = 4, 140
 REASONS = 12
 
 Reuse = Callable[[str], Row | None]
