@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,24 +25,47 @@ class Cause:
     place: Place
 
 
+class Causes:
+    """The first cause for every neuron that must be left alone."""
+
+    def __init__(self, neurons: int) -> None:
+        self.every: list[Cause] = []
+        self.number = np.full(neurons, -1)  # of each neuron's cause in `every`
+        self._numbers: dict[Cause, int] = {}
+
+    def add(self, neurons: NDArray[np.integer[Any]], cause: Cause) -> None:
+        """These neurons are frozen for `cause`, unless they are already."""
+        if cause not in self._numbers:
+            self._numbers[cause] = len(self.every)
+            self.every.append(cause)
+        self.number[neurons[self.number[neurons] < 0]] = self._numbers[cause]
+
+    @property
+    def frozen(self) -> NDArray[np.bool_]:
+        """Per neuron, whether it has a cause."""
+        result: NDArray[np.bool_] = self.number >= 0
+        return result
+
+
 def causes_of(
     model: nn.Module,
     ledger: Ledger,
     atoms: Atoms,
     skip: frozenset[str],
     freeze: Sequence[str],
-) -> dict[int, Cause]:
+) -> Causes:
     """The first cause for every neuron that must be left alone."""
-    causes: dict[int, Cause] = {}
+    causes = Causes(int(atoms.neuron.max(initial=0)) + 1)
     entries = [*_asked(model, ledger, freeze), *ledger.freezes, *_conflicts(ledger)]
     entries += _split_parents(ledger, atoms)
     for entry in entries:
         if entry.kind not in skip:
-            for neuron in np.unique(atoms.neuron[entry.ids]).tolist():
-                causes.setdefault(neuron, Cause(entry.reason, entry.place))
-    for neuron, cause in _unused(ledger, atoms).items():
-        causes.setdefault(neuron, cause)
+            causes.add(atoms.neuron[entry.ids], Cause(entry.reason, entry.place))
+    causes.add(_unused(ledger, atoms), _UNUSED)
     return causes
+
+
+_UNUSED = Cause("no parameter takes its signal up: it is unused, or only scales something", Place())
 
 
 def _range(site: AtomSite) -> NDArray[np.int32]:
@@ -99,16 +123,14 @@ def _split_parents(ledger: Ledger, atoms: Atoms) -> list[Freeze]:
     ]
 
 
-def _unused(ledger: Ledger, atoms: Atoms) -> dict[int, Cause]:
+def _unused(ledger: Ledger, atoms: Atoms) -> Ints:
     """Neurons whose signal nothing takes up."""
     consumed = np.zeros(len(ledger.sites) + 1, bool)
     consumed[list(ledger.consumed)] = True
     taken = np.zeros(atoms.neuron.max(initial=0) + 1, bool)
     taken[atoms.neuron[consumed[atoms.site]]] = True
-    cause = Cause(
-        "no parameter takes its signal up: it is unused, or only scales something", Place()
-    )
-    return {int(n): cause for n in np.unique(atoms.neuron[1:]).tolist() if not taken[n]}
+    taken[atoms.neuron[0]] = True  # nobody's
+    return np.flatnonzero(~taken)
 
 
 def what_parts(neurons: Ints, ledger: Ledger, atoms: Atoms) -> Cause:
@@ -136,18 +158,14 @@ def frozen_axes(
     ledger: Ledger,
     atoms: Atoms,
     real: NDArray[np.bool_],
-    causes: Mapping[int, Cause],
+    causes: Causes,
     order: Mapping[str, int],
 ) -> tuple[FrozenAxis, ...]:
     """The records of what `causes` freezes, in the order of the model's tensors."""
     counts: dict[tuple[str, int, Cause], int] = {}
-    index = np.flatnonzero(real & np.isin(atoms.neuron, np.fromiter(causes, np.int64, len(causes))))
-    different = {cause: number for number, cause in enumerate(dict.fromkeys(causes.values()))}
-    cause_of = np.zeros(atoms.neuron.max(initial=0) + 1, np.int64)
-    for neuron, cause in causes.items():
-        cause_of[neuron] = different[cause]
-    every = list(different)
-    both = atoms.site[index] * (len(every) + 1) + cause_of[atoms.neuron[index]]
+    index = np.flatnonzero(real & causes.frozen[atoms.neuron])
+    every = causes.every
+    both = atoms.site[index] * (len(every) + 1) + causes.number[atoms.neuron[index]]
     keys, first, found = np.unique(both, return_index=True, return_counts=True)
     for k in np.argsort(first).tolist():
         number, cause_number = divmod(int(keys[k]), len(every) + 1)

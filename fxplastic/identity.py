@@ -84,7 +84,7 @@ class Field:
         place = _places(ids)
         if place is None:
             return bool(np.unique(ids).size == ids.size)
-        seen = np.zeros(int(place.max()) + 1, bool)
+        seen = np.zeros(int(place.max(initial=0)) + 1, bool)
         seen[place] = True
         return int(seen.sum()) == ids.size
 
@@ -114,8 +114,20 @@ class Field:
 
 def _places(ids: Ids) -> Ids | None:
     """Ids counted from 0, where a table that has them all is not much longer than they are."""
-    low = int(ids.min(initial=0))
-    return ids - low if int(ids.max(initial=0)) - low <= 8 * ids.size + 1024 else None
+    if not ids.size:
+        return ids
+    low = int(ids.min())
+    return ids - low if int(ids.max()) - low <= 8 * ids.size + 1024 else None
+
+
+def each_once(ids: Ids) -> Ids:
+    """The names in an array that is not empty, sorted, each once."""
+    place = _places(ids)
+    if place is None:
+        return np.unique(ids)
+    seen = np.zeros(int(place.max()) + 1, bool)
+    seen[place] = True
+    return (np.flatnonzero(seen) + int(ids.min())).astype(ids.dtype)
 
 
 class AtomSet:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fxplastic.identity import AtomSet, Carriers, Field, Ids
+from fxplastic.identity import AtomSet, Carriers, Field, Ids, each_once
 
 Hashes = NDArray[np.uint64]
 Mark = tuple[int, int, int, int]
@@ -273,7 +273,7 @@ class Ledger:
         """No plan may touch these atoms."""
         atoms = ids[ids > 0]
         if atoms.size:
-            atoms = np.unique(atoms)
+            atoms = each_once(atoms)
             if kind not in OPENABLE:
                 self.fixed.add(atoms)
             self.freezes.append(Freeze(atoms.astype(np.int32), reason, kind, self.place))

@@ -93,6 +93,12 @@ def _in_place(func: OpOverload, args: tuple[Any, ...], kwargs: dict[str, Any], k
     return result
 
 
+def forget() -> None:
+    """Forget all calls, as in a new process."""
+    _results.clear()
+    _harmless.clear()
+
+
 class Remembering(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is entered, calls on meta tensors are answered from what is remembered."""
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fxplastic.atoms import Atoms, Hash, Ints, signatures
-from fxplastic.causes import Cause, causes_of, frozen_axes, what_parts
+from fxplastic.causes import Cause, Causes, causes_of, frozen_axes, what_parts
 from fxplastic.groups import ChannelGroup, FrozenAxis, Role, Site
 from fxplastic.ledger import Ledger, Place, mix
 from fxplastic.naming import name_groups
@@ -159,10 +159,9 @@ def partition(
         block_size = draft.neurons.size // (int(draft.blocks.max()) + 1)
         if sites is None:
             text = "its positions and rows in a grouped convolution are no product"
-            causes.update(dict.fromkeys(draft.neurons.tolist(), Cause(text, Place())))
+            causes.add(draft.neurons, Cause(text, Place()))
         elif block_size < 2:
-            cause = what_parts(draft.neurons, ledger, atoms)
-            causes.update(dict.fromkeys(draft.neurons.tolist(), cause))
+            causes.add(draft.neurons, what_parts(draft.neurons, ledger, atoms))
         else:
             found.append((draft, sites))
     groups = {
@@ -176,7 +175,7 @@ def _all_drafts(
     ledger: Ledger,
     atoms: Atoms,
     real: NDArray[np.bool_],
-    causes: Mapping[int, Cause],
+    causes: Causes,
     rough: set[int],
 ) -> tuple[list[Draft], Ints]:
     count = atoms.neuron.max(initial=0) + 1
@@ -190,6 +189,7 @@ def _all_drafts(
     orphan = first == np.iinfo(np.int64).max
     np.minimum.at(first, atoms.neuron[index], np.where(orphan[atoms.neuron[index]], index, 1 << 62))
     neurons = np.unique(atoms.neuron[real])
-    alive = ~np.isin(neurons, np.fromiter(causes, np.int64, len(causes)))
-    drafts = _drafts(neurons[alive], shape, signatures(ledger, atoms), rough, first)
+    drafts = _drafts(
+        neurons[~causes.frozen[neurons]], shape, signatures(ledger, atoms), rough, first
+    )
     return drafts, first
