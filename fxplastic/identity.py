@@ -266,7 +266,7 @@ def add_field(fields: list[Field], new: Field) -> None:
     if told_apart.issuperset(new.axes):
         return
     same = [f for f in fields if f.axes == new.axes and f.ids.shape == new.ids.shape]
-    if any(not f.neural and determines(f.array, new.array) for f in same):
+    if any(not f.neural and (f.ids is new.ids or determines(f.array, new.array)) for f in same):
         return
     fields.append(new)
     _collapse(fields)

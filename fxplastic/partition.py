@@ -188,7 +188,9 @@ def _all_drafts(
     np.minimum.at(first, atoms.neuron[index[made]], index[made])
     orphan = first == np.iinfo(np.int64).max
     np.minimum.at(first, atoms.neuron[index], np.where(orphan[atoms.neuron[index]], index, 1 << 62))
-    neurons = np.unique(atoms.neuron[real])
+    present = np.zeros(count, bool)
+    present[atoms.neuron[real]] = True
+    neurons = np.flatnonzero(present)
     drafts = _drafts(
         neurons[~causes.frozen[neurons]], shape, signatures(ledger, atoms), rough, first
     )
