@@ -72,7 +72,9 @@ def _spread(values: Tensor, axis: int, like: Tensor) -> Tensor:
 
 
 def _scaled(tensor: Tensor, factor: Tensor) -> Tensor:
-    """The product, computed in float32 at least and rounded once."""
+    """The product, computed in float32 at least and rounded once; `tensor` may be overwritten."""
+    if tensor.dtype in (torch.float32, torch.float64):  # a product in place is rounded alike
+        return tensor.mul_(factor.to(tensor.dtype))
     if tensor.is_complex():
         wide = torch.promote_types(tensor.dtype, torch.complex64)
     else:

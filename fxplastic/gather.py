@@ -7,7 +7,7 @@ plan does to a tensor is put together here first, so that each tensor is edited 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -120,9 +120,38 @@ def recipes(
         key = id(named[use.site.parameter])
         names.setdefault(key, use.site.parameter)
         uses.setdefault(key, {}).setdefault(use.site.axis, []).append(use)
-    shapes = {} if shapes is None else shapes
-    found = (_recipe(n, named[n], uses[key], shapes.get(n)) for key, n in names.items())
+    shapes, known = {} if shapes is None else shapes, _Known({}, {})
+    found = (_recipe(n, named[n], uses[key], shapes.get(n), known) for key, n in names.items())
     return tuple(recipe for recipe in found if recipe.maps)
+
+
+@dataclass(frozen=True, eq=False)
+class _Known:
+    """What many tensors have in common: maps of equal axes, and edits as tensors."""
+
+    maps: dict[object, AxisMap]
+    edits: dict[int, tuple[Tensor, Tensor]]
+
+    def edit(self, edit: Edit) -> tuple[Tensor, Tensor]:
+        """Old neuron of each new one, and its share in float64."""
+        if id(edit) not in self.edits:
+            share = torch.tensor(edit.share, dtype=torch.float64)
+            self.edits[id(edit)] = torch.tensor(edit.take), share
+        return self.edits[id(edit)]
+
+    def key(self, tensor: Tensor, axis: int, uses: Sequence[_Use], length: int) -> object | None:
+        """Equal for axes with equal maps; ``None`` where rows of axis 0 differ."""
+        if axis >= tensor.ndim or any(use.site.rows is not None for use in uses):
+            return None
+        edits = tuple(
+            (id(use.edit), use.site.role, *(_bytes(site) for site in (use.site, use.target)))
+            for use in uses
+        )
+        return tensor.shape[axis], length, tensor.device, edits
+
+
+def _bytes(site: Site) -> bytes:
+    return site.positions.numpy().tobytes()
 
 
 def _uses(plastic: Plastic, plan: Plan, targets: Targets | None) -> Iterator[_Use]:
@@ -140,16 +169,28 @@ def _uses(plastic: Plastic, plan: Plan, targets: Targets | None) -> Iterator[_Us
 
 
 def _recipe(
-    name: str, tensor: Tensor, uses: Mapping[int, Sequence[_Use]], shape: tuple[int, ...] | None
+    name: str,
+    tensor: Tensor,
+    uses: Mapping[int, Sequence[_Use]],
+    shape: tuple[int, ...] | None,
+    known: _Known,
 ) -> Recipe:
     new, rows, maps = shape or tuple(tensor.shape), None, []
-    for axis in sorted(uses):
-        m = _axis_map(name, tensor, axis, uses[axis], new, rows)
-        rows = m.index if axis == 0 else rows
-        if not _does_nothing(m, tensor.shape[axis]):
-            maps.append(m)
     device = torch.device("cpu") if tensor.is_meta else tensor.device
-    return Recipe(name, tensor, tuple(m.to(device) for m in maps))
+    for axis in sorted(uses):
+        key = known.key(tensor, axis, uses[axis], new[axis] if axis < len(new) else 0)
+        m = None if key is None else known.maps.get(key)
+        if m is None:
+            m = _axis_map(name, tensor, axis, uses[axis], new, rows, known)
+            rows = m.index if axis == 0 else rows
+            m = m.to(device)
+            if key is not None:
+                known.maps[key] = m
+        elif axis == 0:
+            rows = m.index.cpu()
+        if not _does_nothing(m, tensor.shape[axis]):
+            maps.append(replace(m, axis=axis))
+    return Recipe(name, tensor, tuple(maps))
 
 
 def _axis_map(
@@ -159,6 +200,7 @@ def _axis_map(
     uses: Sequence[_Use],
     new: tuple[int, ...],
     rows: Tensor | None,
+    known: _Known,
 ) -> AxisMap:
     """All edits of one axis as one index and one factor per role.
 
@@ -173,7 +215,7 @@ def _axis_map(
     factors = {role: torch.ones(shape, dtype=torch.float64) for role in ("producer", "consumer")}
     written = []
     for use in uses:
-        cells, source, share = _cells(name, tensor, use, rows if by_row else None)
+        cells, source, share = _cells(name, tensor, use, rows if by_row else None, known)
         index[cells] = source.expand_as(index[cells])
         factor = factors[use.site.role]
         factor[cells] = share.expand_as(factor[cells])
@@ -220,14 +262,13 @@ def _fill_rest(
 
 
 def _cells(
-    name: str, tensor: Tensor, use: _Use, old_rows: Tensor | None
+    name: str, tensor: Tensor, use: _Use, old_rows: Tensor | None, known: _Known
 ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
     """Where a group's new neurons lie on an axis map, the old positions there, and their shares.
 
     `old_rows` is the old row of each new row where the map has rows.
     """
-    site, target, take = use.site, use.target, torch.tensor(use.edit.take)
-    share = torch.tensor(use.edit.share, dtype=torch.float64)
+    site, target, (take, share) = use.site, use.target, known.edit(use.edit)
     positions = site.positions
     if positions.numel() and int(positions.max()) >= tensor.shape[site.axis]:
         raise _changed_shape(name, tensor, use)
@@ -264,5 +305,6 @@ def _changed_shape(name: str, tensor: Tensor, use: _Use) -> RewriteError:
 
 
 def _does_nothing(m: AxisMap, length: int) -> bool:
-    same = m.index.shape[-1] == length and bool((m.index == torch.arange(length)).all())
-    return same and m.produced is None and m.consumed is None
+    if m.produced is not None or m.consumed is not None or m.index.shape[-1] != length:
+        return False
+    return bool((m.index == torch.arange(length, device=m.index.device)).all())

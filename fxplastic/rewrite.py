@@ -27,6 +27,7 @@ from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.policy import Policy
 from fxplastic.rewritten import PlasticT, Rewritten
+from fxplastic.slices import pieces
 from fxplastic.widths import lay_out, resized_module
 
 
@@ -270,12 +271,26 @@ def _commit(changes: Iterable[_Change]) -> None:
 
 def _swap(change: _Change) -> None:
     """Exchange the contents of old and new: doing it again undoes it."""
-    kept = change.old.clone()
+    whole = (change.old, change.new)
+    parts = pieces(change.old) if change.old.ndim else [...]  # a few rows stay in the cache
+    done = 0
     try:
-        change.old.copy_(change.new)
-        change.new.copy_(kept)
+        for part in parts:
+            _exchange(*(tensor[part] for tensor in whole))
+            done += 1
     except BaseException:
-        change.old.copy_(kept)
+        for part in parts[:done]:
+            _exchange(*(tensor[part] for tensor in whole))
+        raise
+
+
+def _exchange(a: Tensor, b: Tensor) -> None:
+    kept = a.clone()
+    try:
+        a.copy_(b)
+        b.copy_(kept)
+    except BaseException:
+        a.copy_(kept)
         raise
 
 
