@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fxplastic.errors import PlanError
 from fxplastic.interpret import MetaInterpreter, example_values, plain_attention
@@ -81,6 +80,8 @@ def count_parameters(module: nn.Module) -> int:
 
 def count_macs(plastic: PlasticModule) -> int:
     """Multiply-accumulates of one forward pass in eval mode on the example inputs, on meta."""
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton, in a quarter of a second
+
     traced, counter = as_it_is(plastic.traced, plastic), FlopCounterMode(display=False)
     graph = traced.graphs[False]
     with plain_attention(), on_meta(plastic, training=False), torch.no_grad(), counter:

@@ -65,10 +65,12 @@ def measure(name: str, rounds: int = 3, *, memory: bool = True) -> dict[str, Any
         warnings.simplefilter("ignore")
         works = {"ours": ours, "theirs": theirs, "floor": floor}
         taken = alternate({n: lambda w=w: w(model, x) for n, w in works.items()}, rounds)
-    peaks = {who: apart(__name__, who, name, "224")["peak_mb"] for who in ("ours", "theirs")}
+    peaks = {}
+    for who in ("ours", "theirs") if memory else ():
+        peaks[f"{who}_mb"] = apart(__name__, who, name, "224")["peak_mb"]
     found = {f"{who}_s": round(seconds, 3) for who, seconds in taken.items()}
     found["ratio"] = round(taken["theirs"] / taken["ours"], 2)
-    found |= {f"{who}_mb": peak for who, peak in peaks.items()} if memory else {}
+    found |= peaks
     return found
 
 
