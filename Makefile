@@ -17,7 +17,7 @@ export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check lint format types exact optimizers mutants nightly zoo zoo-small \
-	approximate evidence parting overhead killed \
+	approximate evidence parting overhead killed bench bench-env bench-quick \
 	same-network clean
 
 help:
@@ -36,6 +36,8 @@ help:
 	@echo "make overhead what scoring and a turnover cost, beside a training step (a minute)"
 	@echo "make same-network  a ResNet-18 through turnovers is the plain one throughout (20 minutes)"
 	@echo "make killed   the trainer, killed at ten random moments and resumed (2 minutes)"
+	@echo "make bench    speed beside Torch-Pruning: docs/speed.md (about an hour; resumable)"
+	@echo "make bench-quick  a few of its ratios, compared with the stored ones (3 minutes)"
 	@echo "make approximate  what approximate=True does to functions: docs/approximate.md"
 
 env: $(STAMP)
@@ -99,6 +101,15 @@ parting: $(STAMP)
 
 overhead: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m tools.overhead
+
+bench-env: $(STAMP)
+	$(PY) -m pip install -q -e ".[bench]"
+
+bench: bench-env
+	OMP_NUM_THREADS=1 $(PY) -m tools.bench
+
+bench-quick: bench-env
+	OMP_NUM_THREADS=1 $(PY) -m tools.bench --quick
 
 same-network: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m tools.same_network

@@ -184,7 +184,8 @@ def _opaque_axis(ndim: int, length: int, axis: int) -> Field:
     """One object for all tensors: what is known of it is found once."""
     size = [1] * ndim
     size[axis] = length
-    field = Field(-torch.arange(1, length + 1, dtype=torch.int32).reshape(size))
+    ids = -torch.arange(1, length + 1, dtype=torch.int32, device="cpu").reshape(size)
+    field = Field(ids)
     field.__dict__.update(neural=False, whole=False, distinct=True)
     return field
 

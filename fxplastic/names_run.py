@@ -24,7 +24,7 @@ from fxplastic.interpret import (
     tensors_in,
 )
 from fxplastic.ledger import Ledger, Place
-from fxplastic.modes import Apart, Flag, ModesDiffer, compare, one_flag, same_program
+from fxplastic.modes import Apart, Flag, ModesDiffer, compare, one_flag, same_plain, same_program
 from fxplastic.propagate import NamesMode, Repeats
 from fxplastic.trace import Traced, on_meta
 from fxplastic.witness import Data, of_names
@@ -110,6 +110,8 @@ class BothModes(NamesInterpreter):
         self.mode.ledger.training = self.flag.value = apart.training = True
         trained = super().execute(n)
         apart.training = False
+        if not same_plain(quiet, trained):
+            raise ModesDiffer
         given = list(tensors_in([self.env[a] for a in n.all_input_nodes]))
         results = list(tensors_in(quiet)), list(tensors_in(trained))
         compare(*results, given, apart, self.mode.names)

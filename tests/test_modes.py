@@ -80,6 +80,23 @@ class Slope(nn.Module):
         return self.b(self.slope(self.a(x)))
 
 
+class Counting(nn.Module):
+    """A hook gives a number that depends on the mode, and a size follows from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(5, 8), nn.Linear(4, 3), nn.Linear(8, 3)
+
+        def count(layer: nn.Module, given: Any, result: Tensor) -> Any:
+            return result, 2 if layer.training else 4
+
+        self.a.register_forward_hook(count)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, rows = self.a(x)
+        return self.b(h.reshape(-1, rows, 4).sum(1)).sum() + self.c(h)
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
     "normed": (lambda: Normed(dropout=nn.Dropout(0.3)), (2, 3, 4, 4), True),
     "dropped in place": (
@@ -91,6 +108,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
     "written after dropout": (WrittenAfterDropout, (2, 5), False),
     "reads statistics": (ReadsStatistics, (2, 3, 4, 4), False),
     "one norm twice": (OneNormTwice, (2, 3, 4, 4), False),
+    "counting": (Counting, (2, 5), False),
     "slope": (Slope, (2, 5), False),
     "test_resnet": (lambda: timm.create_model("test_resnet"), (2, 3, 96, 96), True),
     "test_vit2": (lambda: timm.create_model("test_vit2"), (2, 3, 64, 64), True),
@@ -126,7 +144,7 @@ def test_a_run_for_both_modes_finds_what_a_run_for_each_finds(
     assert ran == [expected, False]
     assert facts(together) == facts(apart)
     assert in_training(together) == in_training(apart)
-    assert together.groups or name in ("written after dropout", "slope")
+    assert together.groups or name in ("written after dropout", "slope", "counting")
 
 
 def test_a_module_that_sets_its_mode_has_a_run_for_each() -> None:

@@ -1,7 +1,7 @@
 """Print a key for the environment that pyproject.toml asks for.
 
-The key changes with the Python version and with the dependencies, not with anything else in
-pyproject.toml, so that an environment is built again only when it would differ.
+The key changes with the Python version and with the dependencies that `make env` installs, not with
+anything else in pyproject.toml, so that an environment is built again only when it would differ.
 """
 
 import hashlib
@@ -17,11 +17,14 @@ if sys.version_info < (3, 11):  # noqa: UP036  (this runs before any environment
 
 import tomllib
 
+INSTALLED = ("test", "dev", "demo")  # the extras that `make env` installs
+
 
 def env_key(pyproject: Path) -> str:
-    """First 16 digits of a SHA-256 over the Python version and all dependency lists."""
+    """First 16 digits of a SHA-256 over the Python version and the dependency lists."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    wanted = [project["dependencies"], project["optional-dependencies"], sys.version]
+    extras = {name: project["optional-dependencies"][name] for name in INSTALLED}
+    wanted = [project["dependencies"], extras, sys.version]
     return hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:16]
 
 

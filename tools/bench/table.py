@@ -20,8 +20,8 @@ DISCOVERY = """
 
 From the model to its channel groups, at 224 pixels, beside Torch-Pruning 1.6.1's
 `build_dependency` and `get_all_groups`. Nothing is remembered from call to call here. The *floor*
-is what no set of rules can do without: tracing, and both modes' graphs run once more on meta. Memory
-is the peak over that of the loaded model, each in a process of its own.
+is what no set of rules can do without: tracing, and both modes' graphs run once more on meta.
+Memory is the peak over that of the loaded model, each in a process of its own.
 
 | model | ours, s | floor, s | Torch-Pruning, s | theirs / ours | ours, MB | theirs, MB |
 |---|---|---|---|---|---|---|
@@ -95,8 +95,11 @@ def render(rows: Rows, note: str) -> str:
 
 
 def _origin(rows: Iterable[Mapping[str, Any]]) -> str:
-    machines = dict.fromkeys(f"{row['versions']}, {row['machine']}" for row in rows)
-    return "; ".join(machines) + "."
+    texts = (
+        ", ".join([*(f"{n} {v}" for n, v in row["versions"].items()), row["machine"]])
+        for row in rows
+    )
+    return "; ".join(dict.fromkeys(texts)) + "."
 
 
 def _lines(rows: Rows, part: str, cells: Any) -> str:
