@@ -91,7 +91,8 @@ def render(rows: Rows, note: str) -> str:
     added = rows.get("import/fxplastic")
     if added is not None:
         text += f"\nImporting `fxplastic` adds {added['import_s']:.2f} s to importing torch.\n"
-    return text + PRUNED + _lines(rows, "pruned", _pruned)
+    latencies = _lines(rows, "pruned", _pruned)
+    return text + PRUNED + latencies if latencies else text
 
 
 def _origin(rows: Iterable[Mapping[str, Any]]) -> str:
