@@ -50,17 +50,16 @@ def discover(
     Raises:
         DiscoverError: a node cannot run on meta tensors.
     """
-    layouts: list[Ids] = []
+    layouts: dict[int, Ids] = {}  # each once: modes that run together show it twice
 
     def watch(training: bool, node: fx.Node, result: Any, mode: NamesMode) -> None:  # noqa: ARG001
         for tensor in tensors_in(result):
-            layouts.extend(
-                f.array for f in mode.names(tensor).fields if len(f.axes) > 1 and f.neural
-            )
+            several = [f for f in mode.names(tensor).fields if len(f.axes) > 1 and f.neural]
+            layouts.update((id(f.array), f.array) for f in several)
 
     ledger = ledger_of(model, traced, witness=witness, watch=watch)
     found = grouped(model, ledger, options)
-    return replace(found, groups=_coupled(found, layouts))
+    return replace(found, groups=_coupled(found, tuple(layouts.values())))
 
 
 def _coupled(found: Discovery, layouts: Sequence[Ids]) -> Mapping[str, ChannelGroup]:

@@ -62,11 +62,11 @@ def batch_norm_gives(
     mean: Tensor | None,
     var: Tensor | None,
     training: bool,
-    momentum: float,  # noqa: ARG001
-    eps: float,  # noqa: ARG001
+    *_: float,
 ) -> tuple[bool, tuple[Described, ...]] | None:
     """What a batch norm gives in the common case, which spares its long decomposition.
 
+    Takes the op's own arguments, and says what `_described` would of its results.
     ``None`` where its decomposition has to say: other layouts, mixed types, other sizes.
     """
     vectors = [v for v in (weight, bias, mean, var) if v is not None]
@@ -99,16 +99,23 @@ def forget() -> None:
     _harmless.clear()
 
 
-class Remembering(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """While it is entered, calls on meta tensors are answered from what is remembered."""
+class MetaMode(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """A dispatch mode for calls on meta tensors."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)  # type: ignore[no-untyped-call]  # nor here
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # nor here
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Nothing is compiled inside, and the wrapper that sees to it costs more than the call."""
         return False
+
+
+class Remembering(MetaMode):
+    """While it is entered, calls on meta tensors are answered from what is remembered."""
 
     def __torch_dispatch__(
         self,

@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from types import CodeType
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from fxplastic.errors import FxPlasticError
 from fxplastic.identity import Names, same_names
 from fxplastic.meta import map_tree
 from fxplastic.patched_calls import replaced
+from fxplastic.sources import is_user_code
 
 Lookup = Callable[[Tensor], Names]
 
@@ -42,21 +46,82 @@ def same_program(a: fx.Graph, b: fx.Graph) -> bool:
     )
 
 
+def asks_unseen(model: nn.Module) -> bool:
+    """Whether code may learn of the mode where nobody sees it asked for.
+
+    Scripted modules have a flag in C++; Python code may read the flag from a `__dict__`, by name.
+    """
+    return any(map(_asks_unseen, model.modules()))
+
+
+def _asks_unseen(module: nn.Module) -> bool:
+    kind: Any = type(module)
+    hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    return scripted or _names_the_flag(kind) or any(map(_says_training, hooks))
+
+
+@cache
+def _names_the_flag(kind: type) -> bool:
+    """Whether a user's class has a method or property with the flag's name as a text in it."""
+    return any(_says_training(part) for owner in kind.__mro__ for part in vars(owner).values())
+
+
+def _says_training(part: Any) -> bool:
+    function = getattr(part, "fget", None) or getattr(part, "__func__", part)
+    code = getattr(function, "__code__", None)
+    return isinstance(code, CodeType) and is_user_code(code) and _in_constants(code)
+
+
+def _in_constants(code: CodeType) -> bool:
+    return any(
+        constant == "training" or (isinstance(constant, CodeType) and _in_constants(constant))
+        for constant in code.co_consts
+    )
+
+
 def place_of(tensor: Tensor) -> int:
     """The memory that a tensor lies in."""
     return int(tensor.untyped_storage()._cdata)
+
+
+class Flag:
+    """`nn.Module.training` for the time of a run: one value for all modules, which notes readers.
+
+    A data descriptor comes before the instances' own values.
+    """
+
+    def __init__(self) -> None:
+        self.value = self.read = False
+
+    def __get__(self, module: nn.Module | None, owner: type | None = None) -> bool:
+        if module is None:
+            raise AttributeError("training")
+        self.read = True
+        return self.value
+
+    def __set__(self, module: nn.Module, value: bool) -> None:
+        raise ModesDiffer
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """All modules have this flag in place of their own, for a `with` block."""
+        with replaced(nn.Module, "training", self):
+            yield
 
 
 class Apart:
     """Memory that may hold other values in training than in eval mode.
 
     Attributes:
+        flag: the mode that runs now, as all modules see it.
         training: whether what runs now runs for training alone.
         wrote: whether anything was written to since this was last set to false.
         lasting: memory of parameters, buffers and constants.
     """
 
     def __init__(self) -> None:
+        self.flag = Flag()
         self.training = self.wrote = False
         self.lasting: set[int] = set()
         self._written: dict[int, Tensor] = {}  # in training alone; kept, as a place is used again
@@ -128,30 +193,3 @@ def _named_alike(a: Names, b: Names) -> bool:
     carriers = all(f.carriers == g.carriers for f, g in zip(a.fields, b.fields, strict=False))
     rest = a.data == b.data and a.known is b.known and a.lone == b.lone
     return rest and carriers and same_names(a.fields, b.fields)
-
-
-class Flag:
-    """`nn.Module.training` for the time of a run: one value for all modules, which notes readers.
-
-    A data descriptor comes before the instances' own values.
-    """
-
-    def __init__(self) -> None:
-        self.value = self.read = False
-
-    def __get__(self, module: nn.Module | None, owner: type | None = None) -> bool:
-        if module is None:
-            raise AttributeError("training")
-        self.read = True
-        return self.value
-
-    def __set__(self, module: nn.Module, value: bool) -> None:
-        raise ModesDiffer
-
-
-@contextmanager
-def one_flag() -> Iterator[Flag]:
-    """All modules have the flag's value in place of their own, for a `with` block."""
-    flag = Flag()
-    with replaced(nn.Module, "training", flag):
-        yield flag

@@ -24,7 +24,7 @@ from fxplastic.interpret import (
     tensors_in,
 )
 from fxplastic.ledger import Ledger, Place
-from fxplastic.modes import Apart, Flag, ModesDiffer, compare, one_flag, same_plain, same_program
+from fxplastic.modes import Apart, ModesDiffer, asks_unseen, compare, same_plain, same_program
 from fxplastic.propagate import NamesMode, Repeats
 from fxplastic.trace import Traced, on_meta
 from fxplastic.witness import Data, of_names
@@ -78,18 +78,6 @@ class NamesInterpreter(MetaInterpreter):
 class BothModes(NamesInterpreter):
     """One run for both modes, of graphs that are the same program (see `fxplastic.modes`)."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        graph: fx.Graph,
-        traced: Traced,
-        mode: NamesMode,
-        watch: Watch | None,
-        flag: Flag,
-    ) -> None:
-        super().__init__(model, graph, traced, mode, watch)
-        self.flag = flag
-
     def execute(self, n: fx.Node) -> Any:
         """What the node gives in eval mode; in training, if that may be something else.
 
@@ -97,9 +85,10 @@ class BothModes(NamesInterpreter):
             ModesDiffer: it is something else.
         """
         apart: Any = self.mode.apart
-        self.mode.ledger.training = self.flag.value = self.flag.read = apart.wrote = False
+        flag = apart.flag
+        self.mode.ledger.training = flag.value = flag.read = apart.wrote = False
         quiet = super().execute(n)
-        if self.flag.read:
+        if flag.read:
             if apart.wrote:
                 raise ModesDiffer
             return self._in_training(n, quiet, apart)
@@ -107,7 +96,7 @@ class BothModes(NamesInterpreter):
         return quiet
 
     def _in_training(self, n: fx.Node, quiet: Any, apart: Apart) -> Any:
-        self.mode.ledger.training = self.flag.value = apart.training = True
+        self.mode.ledger.training = apart.flag.value = apart.training = True
         trained = super().execute(n)
         apart.training = False
         if not same_plain(quiet, trained):
@@ -199,7 +188,8 @@ def run_on_names(
     seeded, repeats = _seed(model, ledger), Repeats()
     for training, graph in traced.graphs.items():
         ledger.training = training
-        mode = NamesMode(ledger, repeats, Apart() if together else None)
+        apart = Apart() if together else None
+        mode = NamesMode(ledger, repeats, apart)
         with ExitStack() as stack:
             for block in (plain_attention(), _named(model, mode, seeded, training)):
                 stack.enter_context(block)
@@ -207,14 +197,12 @@ def run_on_names(
             inputs = example_values(graph, traced)
             for number, tensor in enumerate(tensors_in(inputs)):
                 mode.give(tensor, repeats.input(number, tensor.shape))
-            if together:
-                flag = stack.enter_context(one_flag())
-                runner: NamesInterpreter = BothModes(model, graph, traced, mode, watch, flag)
-            else:
-                runner = NamesInterpreter(model, graph, traced, mode, watch)
+            if apart is not None:
+                stack.enter_context(apart.flag.shown())
+            runs = NamesInterpreter if apart is None else BothModes
             shown = nullcontext() if ledger.witness is None else Data(ledger.bear_witness)
             with mode, shown:
-                outputs = runner.run(*inputs)
+                outputs = runs(model, graph, traced, mode, watch).run(*inputs)
             _fix_outputs(outputs, mode)
         if together:
             ledger.same_in_training()
@@ -244,7 +232,7 @@ def ledger_of(
         DiscoverError: a node cannot run on meta tensors.
     """
     stale: set[str] = set()
-    together = set(traced.graphs) == {True, False} and same_program(*traced.graphs.values())
+    together = same_program(*traced.graphs.values()) and not asks_unseen(model)
     while True:
         seen: dict[tuple[bool, str], list[object]] | None = {} if witness else None
         ledger = Ledger(stale=set(stale), sizes=sizes, origin=origin, witness=seen)

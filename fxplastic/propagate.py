@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fxplastic import witness
 from fxplastic.identity import AtomSet, Field, Names, add_field, opaque, same_names
 from fxplastic.ledger import Ledger, Mark
-from fxplastic.memo import key_of, on_meta_tensors
+from fxplastic.memo import MetaMode, key_of, on_meta_tensors
 from fxplastic.modes import Apart, place_of
 from fxplastic.rules import UNREAD, Call, find, refused
 from fxplastic.rules.base import flat_tensors, geometry
@@ -55,13 +54,13 @@ class Repeats:
         return self.inputs.setdefault((number, shape), Names(opaque(shape), data=True))
 
 
-class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class NamesMode(MetaMode):
     """Executes ATen calls on meta tensors and their names beside them."""
 
     def __init__(
         self, ledger: Ledger, repeats: Repeats | None = None, apart: Apart | None = None
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.ledger, self.apart = ledger, apart
         self._told = (repeats or Repeats()).told
         self._names: Any = torch.utils.weak.WeakIdKeyDictionary()
@@ -69,11 +68,6 @@ class NamesMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: dict[int, str] = {}
         self._witness: bytes | None = None  # of the last call that a rule was asked about
         self._views: dict[int, list[weakref.ref[Tensor]]] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """Nothing is compiled inside, and the wrapper that sees to it costs more than the call."""
-        return False
 
     def __torch_dispatch__(
         self,

@@ -21,8 +21,8 @@ from fxplastic.errors import TraceError
 from fxplastic.graph_data import from_data, to_data
 from fxplastic.inputs import Bound, bind
 from fxplastic.meta import map_tree, on_meta, real_device
+from fxplastic.modes import asks_unseen
 from fxplastic.patches import forget_proxies
-from fxplastic.sources import is_user_code
 from fxplastic.surroundings import Constants
 from fxplastic.tracer import ValueTracer
 
@@ -106,17 +106,6 @@ def _device(model: nn.Module, bound: Bound, original: tuple[Any, ...]) -> torch.
     return next((t.device for t in tensors), torch.device("cpu"))
 
 
-def _keeps_its_flag(module: nn.Module) -> bool:
-    """Whether code may learn of the mode where tracing does not see it asked for.
-
-    Scripted modules have a flag in C++; code may read the flag from a `__dict__`, by its name.
-    """
-    if isinstance(module, torch.jit.ScriptModule):
-        return True
-    code = getattr(type(module).forward, "__code__", None)
-    return code is not None and is_user_code(code) and "training" in code.co_consts
-
-
 def trace(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
 ) -> Traced:
@@ -150,7 +139,7 @@ def trace(
             tracers.append(tracer)
             graphs[training] = tracer.run(model)
             watched[training] = tracer.flags_read()
-            matters = tracer.mode_matters or any(map(_keeps_its_flag, model.modules()))
+            matters = tracer.mode_matters or asks_unseen(model)
     inputs = {i.name: i.value for i in bound.inputs}
     used = {n.target for g in graphs.values() for n in g.nodes if n.op == "get_attr"}
     kept = {name: tensor for name, tensor in constants.tensors.items() if name in used}

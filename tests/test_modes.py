@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fxplastic import names_run
 from fxplastic.discover import Discovery
-from fxplastic.modes import ModesDiffer
+from fxplastic.modes import Flag, ModesDiffer
 from fxplastic.trace import trace
 from tests.test_repeats import facts, found
 
@@ -97,6 +97,22 @@ class Counting(nn.Module):
         return self.b(h.reshape(-1, rows, 4).sum(1)).sum() + self.c(h)
 
 
+class Peeking(nn.Module):
+    """A hook that looks into `__dict__`: each mode has to be run by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def flip(layer: nn.Module, given: Any, result: Tensor) -> Tensor:
+            return result if vars(layer)["training"] else result.flip(1)
+
+        self.a.register_forward_hook(flip)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x))
+
+
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
     "normed": (lambda: Normed(dropout=nn.Dropout(0.3)), (2, 3, 4, 4), True),
     "dropped in place": (
@@ -109,6 +125,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
     "reads statistics": (ReadsStatistics, (2, 3, 4, 4), False),
     "one norm twice": (OneNormTwice, (2, 3, 4, 4), False),
     "counting": (Counting, (2, 5), False),
+    "peeking": (Peeking, (2, 5), False),
     "slope": (Slope, (2, 5), False),
     "test_resnet": (lambda: timm.create_model("test_resnet"), (2, 3, 96, 96), True),
     "test_vit2": (lambda: timm.create_model("test_vit2"), (2, 3, 64, 64), True),
@@ -144,12 +161,13 @@ def test_a_run_for_both_modes_finds_what_a_run_for_each_finds(
     assert ran == [expected, False]
     assert facts(together) == facts(apart)
     assert in_training(together) == in_training(apart)
-    assert together.groups or name in ("written after dropout", "slope", "counting")
+    assert together.groups or name in ("written after dropout", "slope", "counting", "peeking")
 
 
 def test_a_module_that_sets_its_mode_has_a_run_for_each() -> None:
     flag = torch.nn.Module()
-    with names_run.one_flag() as shared, pytest.raises(ModesDiffer):
+    shared = Flag()
+    with shared.shown(), pytest.raises(ModesDiffer):
         assert flag.training is shared.value
         flag.train()
     assert flag.training
@@ -181,6 +199,16 @@ class Peeks(nn.Module):
         return x.relu() if self.__dict__["training"] else x.sigmoid()
 
 
+class PeeksElsewhere(nn.Module):
+    """The same, in a method beside forward."""
+
+    def _trains(self) -> bool:
+        return vars(self)["training"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() if self._trains() else x.sigmoid()
+
+
 class Asks(nn.Module):
     """Code that asks openly."""
 
@@ -188,7 +216,7 @@ class Asks(nn.Module):
         return x.relu() if self.training else x.sigmoid()
 
 
-@pytest.mark.parametrize("kind", [Hooked, Peeks, Asks])
+@pytest.mark.parametrize("kind", [Hooked, Peeks, PeeksElsewhere, Asks])
 def test_modes_that_differ_are_both_traced(kind: type[nn.Module]) -> None:
     traced = trace(kind(), (torch.zeros(2, 4),))
     names = {m: [n.name for n in graph.nodes] for m, graph in traced.graphs.items()}

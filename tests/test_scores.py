@@ -1,6 +1,7 @@
 """Gradient scores, against the definition written out."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -310,3 +311,22 @@ def test_the_taylor_product_of_half_precision_is_neither_infinite_nor_nothing() 
         assert scores.left_out == 0
         value = float(torch.tensor(factor).half()) ** 2
         assert scores.values()["left.weight:0"].tolist() == pytest.approx([3 * value] * 6, rel=1e-5)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "net", "last", "taylor"])
+def test_a_step_reads_no_value_on_the_host(criterion: str) -> None:
+    model = build(ConvNet)
+    scores = GradientScores(model, criterion)
+    backward(model, images(ConvNet))
+    scores.update()
+    backward(model, images(ConvNet))
+
+    def reads(work: Callable[[], object]) -> set[str]:
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            work()
+        names = {event.name for event in seen.events()}
+        assert names
+        return names & {"aten::item", "aten::_local_scalar_dense", "aten::is_nonzero"}
+
+    assert reads(scores.update) == set()
+    assert reads(lambda: scores.update() or float(torch.ones(1).sum())) != set()
