@@ -45,7 +45,7 @@ env: $(STAMP)
 $(STAMP):
 	@test -n "$(KEY)" || { echo "no usable Python: see the message above"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -e ".[test,dev,demo]"
+	$(PY) -m pip install -e ".[test,dev,demo,docs]"
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

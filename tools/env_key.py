@@ -17,7 +17,7 @@ if sys.version_info < (3, 11):  # noqa: UP036  (this runs before any environment
 
 import tomllib
 
-INSTALLED = ("test", "dev", "demo")  # the extras that `make env` installs
+INSTALLED = ("test", "dev", "demo", "docs")  # the extras that `make env` installs
 
 
 def env_key(pyproject: Path) -> str:
