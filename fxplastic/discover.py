@@ -15,7 +15,7 @@ from fxplastic.identity import Ids
 from fxplastic.interpret import tensors_in
 from fxplastic.ledger import Ledger
 from fxplastic.names_run import ledger_of
-from fxplastic.partition import partition
+from fxplastic.partition import Partition, partition
 from fxplastic.propagate import NamesMode
 from fxplastic.scale import scale_of
 from fxplastic.ties import ties_of
@@ -30,6 +30,7 @@ class Discovery:
     frozen: tuple[FrozenAxis, ...]
     ledger: Ledger
     atoms: Atoms
+    parts: Partition
 
 
 def discover(
@@ -73,7 +74,7 @@ def _coupled(found: Discovery, layouts: Sequence[Ids]) -> Mapping[str, ChannelGr
 def grouped(model: nn.Module, ledger: Ledger, options: Options) -> Discovery:
     """The channel groups that a finished record tells of, without their ties."""
     atoms = atoms_of(ledger)
-    groups, frozen = partition(
+    parts = partition(
         model,
         ledger,
         atoms,
@@ -81,4 +82,4 @@ def grouped(model: nn.Module, ledger: Ledger, options: Options) -> Discovery:
         approximate=options.approximate,
         freeze=options.freeze,
     )
-    return Discovery(groups, frozen, ledger, atoms)
+    return Discovery(parts.groups, parts.frozen, ledger, atoms, parts)

@@ -37,6 +37,7 @@ class NodeData:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     source: str
+    module: str = ""
 
 
 def _find(name: Named) -> Any:
@@ -76,6 +77,7 @@ def to_data(graph: fx.Graph) -> tuple[NodeData, ...]:
             args=tuple(map_tree(tuple(node.args), plain)),
             kwargs=map_tree(dict(node.kwargs), plain),
             source=str(node.meta.get("source", "")),
+            module=str(node.meta.get("module", "")),
         )
         for node in graph.nodes
     )
@@ -96,7 +98,7 @@ def from_data(data: tuple[NodeData, ...]) -> fx.Graph:
         args = tuple(map_tree(item.args, restore))
         kwargs = map_tree(item.kwargs, restore)
         node = graph.create_node(item.op, target, args, kwargs, name=item.name)
-        node.meta["source"] = item.source
+        node.meta["source"], node.meta["module"] = item.source, item.module
         nodes.append(node)
     return graph
 

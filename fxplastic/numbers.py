@@ -155,7 +155,8 @@ class Numbers:
         graph = self._before.graph
         with graph.inserting_before(self._before):
             node = graph.create_node(op, target, tuple(args), kwargs)
-        node.meta["source"] = self._before.meta.get("source", "")
+        for key in ("source", "module"):
+            node.meta[key] = self._before.meta.get(key, "")
         self.env[node] = call(*self.value(tuple(args)), **self.value(kwargs))
         old_args = [self._old_tensor(a) for a in args]
         self.seen[node.name] = Seen((), (), call(*old_args, **self.old(kwargs)))

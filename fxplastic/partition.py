@@ -56,6 +56,23 @@ def _drafts(
     return sorted(drafts, key=lambda d: int(first[d.neurons].min()))
 
 
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """The neurons of a run, parted into groups and what is frozen.
+
+    Attributes:
+        groups: by name.
+        frozen: the records of what is left alone.
+        neurons: for each group, its neurons in order, as numbers in `Atoms.neuron`.
+        causes: the first cause for each neuron that is in no group.
+    """
+
+    groups: Mapping[str, ChannelGroup]
+    frozen: tuple[FrozenAxis, ...]
+    neurons: Mapping[str, Ints]
+    causes: Causes
+
+
 @dataclass(frozen=True)
 class _Names:
     order: Mapping[str, int]
@@ -137,7 +154,7 @@ def partition(
     open_attention: bool = False,
     approximate: bool = False,
     freeze: Sequence[str] = (),
-) -> tuple[Mapping[str, ChannelGroup], tuple[FrozenAxis, ...]]:
+) -> Partition:
     """Groups and frozen axes of a finished discovery run."""
     skip = frozenset(
         k for k, on in (("attention", open_attention), ("approximate", approximate)) if on
@@ -164,11 +181,14 @@ def partition(
             causes.add(draft.neurons, what_parts(draft.neurons, ledger, atoms))
         else:
             found.append((draft, sites))
+    called = dict(zip(name_groups([s for _, s in found]), found, strict=True))
     groups = {
         name: ChannelGroup(name, int(d.neurons.size), d.exact, s, tuple(d.blocks.tolist()))
-        for name, (d, s) in zip(name_groups([s for _, s in found]), found, strict=True)
+        for name, (d, s) in called.items()
     }
-    return MappingProxyType(groups), frozen_axes(ledger, atoms, real, causes, names.order)
+    frozen = frozen_axes(ledger, atoms, real, causes, names.order)
+    neurons = {name: draft.neurons for name, (draft, _) in called.items()}
+    return Partition(MappingProxyType(groups), frozen, MappingProxyType(neurons), causes)
 
 
 def _all_drafts(

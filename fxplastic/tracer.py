@@ -48,6 +48,7 @@ class ValueTracer(Answers):
         self._attributes: dict[str, ValueProxy] = {}
         self._flags: dict[str, None] = {}
         self._caches: set[str] = set()
+        self._inside = [""]  # paths of the opened modules whose forward runs
         self._alive: list[weakref.ref[ValueProxy]] = []
         self._paths: dict[nn.Module, str] = {}
         self._hooked: set[nn.Module] = set()  # hooks that forward itself adds are traced with it
@@ -166,6 +167,7 @@ class ValueTracer(Answers):
         """A node that remembers the user's source line."""
         node = self.graph.create_node(kind, target, args, kwargs, *rest, **options)
         node.meta["source"] = location()
+        node.meta["module"] = str(target) if kind == "call_module" else self._inside[-1]
         return node
 
     def create_proxy(
@@ -250,7 +252,11 @@ class ValueTracer(Answers):
             )
         if is_leaf(m) or m in self._hooked:
             return self.record("call_module", path, args, kwargs)
-        return forward(*args, **kwargs)
+        self._inside.append(path)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self._inside.pop()
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:  # noqa: ARG002
         """A proxy where the model's code reads a tensor from a module."""

@@ -126,10 +126,10 @@ def _found(model: nn.Module, found: Discovery) -> Row:
     """Slot coverage under each option, groups and neurons, and what holds slots back."""
     parameters = list(model.named_parameters())
     kinds = {"default": found.groups, "value": found.groups, "approximate": found.groups}
-    kinds["default"], _ = partition(model, found.ledger, found.atoms)
-    kinds["approximate"], _ = partition(
+    kinds["default"] = partition(model, found.ledger, found.atoms).groups
+    kinds["approximate"] = partition(
         model, found.ledger, found.atoms, open_attention=True, approximate=True
-    )
+    ).groups
     shares = {}
     for name, groups in kinds.items():
         every = {n: replace(g, exact=True) for n, g in groups.items()}
