@@ -58,3 +58,7 @@ class TrainingError(FxPlasticError):
 
 class DataError(FxPlasticError):
     """A data set cannot be made: a file, a line, a label or a setting is missing or wrong."""
+
+
+class ModelError(FxPlasticError):
+    """A model cannot be found, built, or given weights; the message names it and near names."""
