@@ -9,6 +9,7 @@ from fxplastic.errors import (
     DiscoverError,
     FxPlasticError,
     GuardError,
+    ModelError,
     OptimizerError,
     PlanError,
     RewriteError,
@@ -16,6 +17,8 @@ from fxplastic.errors import (
     TraceError,
     WidthError,
 )
+from fxplastic.explain import Explanation, explain
+from fxplastic.flow import Flow, flow
 from fxplastic.forecast import Forecast, forecast
 from fxplastic.groups import ChannelGroup, FrozenAxis, Site
 from fxplastic.module import PlasticModule
@@ -37,11 +40,14 @@ __all__ = [
     "ChannelGroup",
     "Coverage",
     "DiscoverError",
+    "Explanation",
+    "Flow",
     "Forecast",
     "FrozenAxis",
     "FxPlasticError",
     "GradientScores",
     "GuardError",
+    "ModelError",
     "OptimizerError",
     "Plan",
     "PlanError",
@@ -59,6 +65,8 @@ __all__ = [
     "class_counts",
     "class_weights",
     "coverage",
+    "explain",
+    "flow",
     "forecast",
     "group_graph",
     "plan_budget",
