@@ -18,7 +18,7 @@ export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check lint format types exact optimizers mutants nightly zoo zoo-small \
 	approximate evidence parting overhead killed bench bench-env bench-quick \
-	same-network clean
+	same-network saved clean
 
 help:
 	@echo "make demo     train on long-tailed digits, turn neurons over once, compare (about 4 min)"
@@ -35,6 +35,7 @@ help:
 	@echo "make parting  how soon copies part: docs/parting.md (some 10 minutes)"
 	@echo "make overhead what scoring and a turnover cost, beside a training step (a minute)"
 	@echo "make same-network  a ResNet-18 through turnovers is the plain one throughout (20 minutes)"
+	@echo "make saved    ten models saved and loaded in another process: docs/saved.md (5 minutes)"
 	@echo "make killed   the trainer, killed at ten random moments and resumed (2 minutes)"
 	@echo "make bench    speed beside Torch-Pruning: docs/speed.md (about an hour; resumable)"
 	@echo "make bench-quick  a few of its ratios, compared with the stored ones (3 minutes)"
@@ -54,6 +55,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
+saved: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) tools/saved.py --out docs/saved.md
 
 nightly: $(STAMP)
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(PY) -m pytest -n $(JOBS) -m "" tests/test_property*.py $(PYTEST_ARGS)

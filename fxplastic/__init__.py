@@ -13,6 +13,7 @@ from fxplastic.errors import (
     OptimizerError,
     PlanError,
     RewriteError,
+    SaveError,
     ScoreError,
     TraceError,
     WidthError,
@@ -21,12 +22,13 @@ from fxplastic.explain import Explanation, explain
 from fxplastic.flow import Flow, flow
 from fxplastic.forecast import Forecast, forecast
 from fxplastic.groups import ChannelGroup, FrozenAxis, Site
-from fxplastic.module import PlasticModule
+from fxplastic.module import PlasticModule, history
 from fxplastic.plan import Plan
 from fxplastic.planner import plan_turnover
 from fxplastic.policy import Policy
 from fxplastic.rewrite import rewrite, rewrite_
 from fxplastic.rewritten import Rewritten
+from fxplastic.saving import Loaded, load, save
 from fxplastic.schedule import Adaptive, Schedule
 from fxplastic.scores import GradientScores
 from fxplastic.turnover import Turnover
@@ -47,6 +49,7 @@ __all__ = [
     "FxPlasticError",
     "GradientScores",
     "GuardError",
+    "Loaded",
     "ModelError",
     "OptimizerError",
     "Plan",
@@ -56,6 +59,7 @@ __all__ = [
     "Policy",
     "RewriteError",
     "Rewritten",
+    "SaveError",
     "Schedule",
     "ScoreError",
     "Site",
@@ -69,10 +73,13 @@ __all__ = [
     "flow",
     "forecast",
     "group_graph",
+    "history",
+    "load",
     "plan_budget",
     "plan_turnover",
     "plan_widths",
     "plasticize",
     "rewrite",
     "rewrite_",
+    "save",
 ]
