@@ -312,10 +312,9 @@ def history(plastic: PlasticModule) -> tuple[Plan, ...]:
     return plastic._plastic.history
 
 
-def remember_plans(plastic: PlasticModule, plans: tuple[Plan, ...]) -> None:
-    """Append to the history of a module."""
-    state = plastic._plastic
-    plastic.__dict__["_plastic"] = replace(state, history=(*state.history, *plans))
+def set_history(plastic: PlasticModule, plans: tuple[Plan, ...]) -> None:
+    """Say which plans were carried out on a module."""
+    plastic.__dict__["_plastic"] = replace(plastic._plastic, history=plans)
 
 
 def codes_of(plastic: PlasticModule) -> dict[bool, str]:

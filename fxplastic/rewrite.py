@@ -21,7 +21,7 @@ from fxplastic.diversity import Touch, touch_of
 from fxplastic.errors import RewriteError
 from fxplastic.gather import Recipe, recipes
 from fxplastic.memory import check_memory, laid_like
-from fxplastic.module import PlasticModule, remember_plans
+from fxplastic.module import PlasticModule, history, set_history
 from fxplastic.optim import carried_state, check_optimizer, twin_optimizer
 from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import Plastic, require_plastic
@@ -115,7 +115,7 @@ def rewrite_together_(
 
 def _remember(plastic: Plastic, plan: Plan) -> None:
     if isinstance(plastic, PlasticModule):
-        remember_plans(plastic, (plan,))
+        set_history(plastic, (*history(plastic), plan))
 
 
 def rewrite(

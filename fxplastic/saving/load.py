@@ -17,7 +17,7 @@ from fxplastic.api import plasticize
 from fxplastic.errors import FxPlasticError, SaveError
 from fxplastic.meta import plain_attributes
 from fxplastic.models import ModelSource, build_library_model, find_library_model
-from fxplastic.module import PlasticModule, remember_plans
+from fxplastic.module import PlasticModule, set_history
 from fxplastic.plan import Plan
 from fxplastic.resize import with_tensors
 from fxplastic.rewrite import rewrite
@@ -83,7 +83,7 @@ def load(
     arguments = decode(named["arguments"]) if named else {}
     plastic = _rebuilt(place, manifest, model, arguments, plans, stored)
     result = _filled(plastic, manifest, stored, torch.device(device))
-    remember_plans(result, plans)
+    set_history(result, plans)
     return Loaded(
         plastic=result,
         optimizer=_optimizer(place, manifest, result, optimizer),
