@@ -6,11 +6,13 @@ VENV ?= .venv
 # Test processes; each one computes on a single thread.
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
 PYTEST_ARGS ?=
+# Where `make docs` puts the site.
+SITE ?= build/site
 
 KEY := $(shell $(PYTHON) tools/env_key.py)
 STAMP := $(VENV)/.installed-$(KEY)
 PY := $(VENV)/bin/python
-SOURCES := fxplastic tests examples tools
+SOURCES := fxplastic tests examples tools $(wildcard docs/*.py)
 
 # The checkout comes before any installed copy, whichever environment is used.
 export PYTHONPATH := $(CURDIR)
@@ -18,12 +20,13 @@ export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check lint format types exact optimizers mutants nightly zoo zoo-small \
 	approximate evidence parting overhead killed bench bench-env bench-quick \
-	same-network saved clean
+	same-network saved docs clean
 
 help:
 	@echo "make demo     train on long-tailed digits, turn neurons over once, compare (about 4 min)"
 	@echo "make test     all tests"
-	@echo "make check    format, lint, types and tests: what CI runs"
+	@echo "make check    format, lint, types, tests and the site: what CI runs"
+	@echo "make docs     the documentation site, warnings as errors (half a minute)"
 	@echo "make format   rewrite the sources in the project's format"
 	@echo "make exact    the exactness table over 31 models: docs/exact.md (resumable)"
 	@echo "make nightly  property tests over 2,000 drawn architectures"
@@ -69,7 +72,12 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(PY) -m mypy
 
-check: lint types test
+check: lint types test docs
+
+# The site, warnings as errors; pictures are drawn by the build.
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m sphinx -W --keep-going -q -d $(SITE)/.doctrees -b html docs $(SITE)
+	@echo "the site is in $(SITE)"
 
 format: $(STAMP)
 	$(PY) -m ruff format $(SOURCES)
