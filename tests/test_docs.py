@@ -56,7 +56,7 @@ def test_make_targets_and_examples_that_documents_name_exist():
     text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     code = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    code += "".join(re.findall(r"`(make [^`]+)`", text))
+    code += "\n".join(re.findall(r"`(make [^`]+)`", text))
     assert set(MAKE.findall(code)) - targets == set()
     assert [n for n in re.findall(r"examples/\w+\.py", text) if not (ROOT / n).exists()] == []
 
