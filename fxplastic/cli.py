@@ -1,78 +1,80 @@
-"""The command line: ``fxplastic zoo`` and ``fxplastic train``."""
+"""The command line, ``fxplastic COMMAND``: what each command does is in `fxplastic.commands`.
+
+Exit status: 0 if all went well, 1 if something was checked and found wanting (plans that differ,
+models with problems), 2 for an error, which is said on standard error.
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
+import typer
+from rich.console import Console
+
+from fxplastic.commands.diff import diff
+from fxplastic.commands.explain import explain
+from fxplastic.commands.groups import groups
+from fxplastic.commands.plan import plan
+from fxplastic.commands.report import report
+from fxplastic.commands.rewrite import rewrite
+from fxplastic.commands.schema import schema
+from fxplastic.commands.train import train
+from fxplastic.commands.zoo import zoo
 from fxplastic.errors import FxPlasticError
+
+EXAMPLES: dict[Callable[..., None], str] = {
+    groups: "fxplastic groups resnet18 --arg num_classes=10",
+    explain: "fxplastic explain vit_tiny_patch16_224 blocks.0.attn.qkv.weight --axis 0",
+    plan: "fxplastic plan resnet18 --macs 0.5 --out half.json",
+    diff: "fxplastic diff half.json half.json",
+    rewrite: "fxplastic rewrite resnet18 half.json --out half --check",
+    report: "fxplastic report resnet18 --plan half.json --scores l1 --out half.html",
+    zoo: "fxplastic zoo test_resnet --rows rows --table zoo.md",
+    train: "fxplastic train --data digits-lt --model test_resnet --epochs 1 --out run",
+    schema: "fxplastic schema groups",
+}
+"""An example of each command, in an order in which they can be run one after the other."""
+
+app = typer.Typer(
+    name="fxplastic",
+    help="Look at the neurons of a PyTorch model, plan their surgery, carry it out.",
+    epilog="Exit status: 0 fine, 1 checked and found wanting, 2 error.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _add(function: Callable[..., None]) -> None:
+    settings = {}
+    own_flags = function is train  # they are the fields of its configuration, and read there
+    if own_flags:
+        settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(
+        epilog=f"Example: {EXAMPLES[function]}",
+        context_settings=settings,
+        add_help_option=not own_flags,
+    )(function)
+
+
+for _function in (groups, plan, explain, rewrite, diff, report, zoo, train, schema):
+    _add(_function)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command; returns the process's exit status."""
-    parser = argparse.ArgumentParser(prog="fxplastic", description="Neurons that come and go.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    zoo = commands.add_parser(
-        "zoo",
-        help="put models of timm, torchvision and transformers through the pass",
-        description="Trace, discover, plan and rewrite models on meta, check them in float64, and "
-        "write a table. Rows are stored as they come; models with a good row are passed over.",
-    )
-    zoo.add_argument("patterns", nargs="*", help="as in resnet18 or timm/vit_*; all by default")
-    zoo.add_argument("--library", action="append", help="timm, torchvision or transformers")
-    zoo.add_argument("--shard", default="1/1", help="i/n: every n-th model, from the i-th on")
-    zoo.add_argument("--rows", type=Path, default=Path("docs/zoo"), help="folder of the rows")
-    zoo.add_argument("--table", type=Path, default=Path("docs/zoo.md"), help="the table to write")
-    zoo.add_argument("--most", type=float, default=1e8, help="parameters, for a float64 check")
-    zoo.add_argument("--again", action="store_true", help="models that have a good row, too")
-    zoo.add_argument("--list", action="store_true", help="only say what would be checked")
-    # The words of `train` are the fields of its configuration, and are read where that is.
-    commands.add_parser("train", help="train a model with neuron turnover", add_help=False)
-    options, rest = parser.parse_known_args(words)
-    if rest and options.command != "train":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        return _train(rest) if options.command == "train" else _zoo(options)
+        app(args=None if words is None else list(words), prog_name="fxplastic")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
     except FxPlasticError as error:
-        print(f"fxplastic: {error}", file=sys.stderr)
+        Console(stderr=True, highlight=False, soft_wrap=True).print(
+            f"fxplastic: {error}", markup=False
+        )
         return 2
-
-
-def _train(words: Sequence[str]) -> int:
-    try:
-        from fxplastic.training import command
-    except ModuleNotFoundError as error:
-        raise FxPlasticError(
-            f"fxplastic train needs {error.name}, which is not installed: pip install "
-            "'fxplastic[train]'"
-        ) from error
-    return command.main(words)
-
-
-def _zoo(options: argparse.Namespace) -> int:
-    from fxplastic.zoo import catalog, rows, table
-    from fxplastic.zoo.check import problems
-    from fxplastic.zoo.run import go_through, shard
-
-    libraries = options.library or catalog.LIBRARIES
-    unknown = [name for name in libraries if name not in catalog.LIBRARIES]
-    if unknown:
-        raise FxPlasticError(f"--library {unknown[0]}; there are {', '.join(catalog.LIBRARIES)}")
-    chosen = shard(catalog.entries(libraries, options.patterns), options.shard)
-    if options.list:
-        print("\n".join(entry.key for entry in chosen))
-        return 0
-    found = go_through(chosen, options.rows, int(options.most), again=options.again)
-    if options.shard == "1/1":  # other shards may be adding rows
-        rows.tidy(options.rows, found.values())
-        names = [entry.key for entry in catalog.entries()]
-        options.table.write_text(table.render(found, names), encoding="utf-8")
-    mine = [found[entry.key] for entry in chosen if entry.key in found]
-    bad = [row["model"] for row in mine if problems(row)]
-    print(f"{len(mine)} models, {len(bad)} with problems: {', '.join(bad) or 'none'}")
-    return int(bool(bad))
+    return 0
 
 
 if __name__ == "__main__":

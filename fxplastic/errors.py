@@ -62,3 +62,7 @@ class DataError(FxPlasticError):
 
 class ReportError(FxPlasticError):
     """A report or a plot cannot be made: what it would show is missing, or a library is."""
+
+
+class ModelError(FxPlasticError):
+    """A model cannot be found, built, or given weights; the message names it and near names."""
