@@ -11,6 +11,7 @@ from fxplastic.errors import (
     GuardError,
     OptimizerError,
     PlanError,
+    ReportError,
     RewriteError,
     ScoreError,
     TraceError,
@@ -22,6 +23,7 @@ from fxplastic.module import PlasticModule
 from fxplastic.plan import Plan
 from fxplastic.planner import plan_turnover
 from fxplastic.policy import Policy
+from fxplastic.reporting import Report, group_dot, report
 from fxplastic.rewrite import rewrite, rewrite_
 from fxplastic.rewritten import Rewritten
 from fxplastic.schedule import Adaptive, Schedule
@@ -48,6 +50,8 @@ __all__ = [
     "PlasticModule",
     "Plasticity",
     "Policy",
+    "Report",
+    "ReportError",
     "RewriteError",
     "Rewritten",
     "Schedule",
@@ -60,11 +64,13 @@ __all__ = [
     "class_weights",
     "coverage",
     "forecast",
+    "group_dot",
     "group_graph",
     "plan_budget",
     "plan_turnover",
     "plan_widths",
     "plasticize",
+    "report",
     "rewrite",
     "rewrite_",
 ]
