@@ -12,6 +12,7 @@ from fxplastic.errors import (
     ModelError,
     OptimizerError,
     PlanError,
+    ReportError,
     RewriteError,
     SaveError,
     ScoreError,
@@ -26,6 +27,7 @@ from fxplastic.module import PlasticModule, history
 from fxplastic.plan import Plan
 from fxplastic.planner import plan_turnover
 from fxplastic.policy import Policy
+from fxplastic.reporting import Report, group_dot, report
 from fxplastic.rewrite import rewrite, rewrite_
 from fxplastic.rewritten import Rewritten
 from fxplastic.saving import Loaded, load, save
@@ -57,6 +59,8 @@ __all__ = [
     "PlasticModule",
     "Plasticity",
     "Policy",
+    "Report",
+    "ReportError",
     "RewriteError",
     "Rewritten",
     "SaveError",
@@ -72,6 +76,7 @@ __all__ = [
     "explain",
     "flow",
     "forecast",
+    "group_dot",
     "group_graph",
     "history",
     "load",
@@ -79,6 +84,7 @@ __all__ = [
     "plan_turnover",
     "plan_widths",
     "plasticize",
+    "report",
     "rewrite",
     "rewrite_",
     "save",

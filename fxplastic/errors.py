@@ -60,6 +60,10 @@ class DataError(FxPlasticError):
     """A data set cannot be made: a file, a line, a label or a setting is missing or wrong."""
 
 
+class ReportError(FxPlasticError):
+    """A report or a plot cannot be made: what it would show is missing, or a library is."""
+
+
 class ModelError(FxPlasticError):
     """A model cannot be found, built, or given weights; the message names it and near names."""
 
