@@ -20,6 +20,7 @@ from fxplastic.draw import Shares, draw_shares, draw_take
 from fxplastic.edits import Edit, as_floats, as_ints, check_edit, check_sums, describe, even_shares
 from fxplastic.errors import PlanError
 from fxplastic.groups import ChannelGroup, resized_fingerprint
+from fxplastic.html_tables import html_table
 from fxplastic.plastic import Plastic, check_name, require_plastic
 
 
@@ -221,6 +222,16 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan for {self.source[:12]}: {len(self._edits)} groups>"
+
+    def _repr_html_(self) -> str:
+        """A table of the edits, for notebooks."""
+        effect = "function-preserving" if self.preserving else "not function-preserving"
+        caption = "; ".join([f"Plan for groups {self.source[:12]}, {effect}", *self.notes])
+        rows = [
+            (n, e.size, len(e.take), len(e.take) - len(e.copies), e.size - len(e.copies))
+            for n, e in self._edits
+        ]
+        return html_table(caption, ("group", "before", "after", "copied", "pruned"), rows)
 
     # ----------------------------------------------------------------------------- equality
     def _key(self) -> tuple[object, ...]:
