@@ -210,8 +210,7 @@ class Plan:
 
     def __str__(self) -> str:
         edits = [edit for _, edit in self._edits]
-        copied = sum(len(edit.take) - len(edit.copies) for edit in edits)
-        pruned = sum(edit.size - len(edit.copies) for edit in edits)
+        copied, pruned = (sum(edit.counts[i] for edit in edits) for i in (2, 3))
         effect = "function-preserving" if self.preserving else "not function-preserving"
         head = (
             f"Plan for groups {self.source[:12]}: {len(edits)} named, {copied} neurons copied, "
@@ -225,13 +224,9 @@ class Plan:
 
     def _repr_html_(self) -> str:
         """A table of the edits, for notebooks."""
-        effect = "function-preserving" if self.preserving else "not function-preserving"
-        caption = "; ".join([f"Plan for groups {self.source[:12]}, {effect}", *self.notes])
-        rows = [
-            (n, e.size, len(e.take), len(e.take) - len(e.copies), e.size - len(e.copies))
-            for n, e in self._edits
-        ]
-        return html_table(caption, ("group", "before", "after", "copied", "pruned"), rows)
+        caption = "; ".join([str(self).partition("\n")[0], *self.notes])
+        head = ("group", "before", "after", "copied", "pruned")
+        return html_table(caption, head, [(name, *edit.counts) for name, edit in self._edits])
 
     # ----------------------------------------------------------------------------- equality
     def _key(self) -> tuple[object, ...]:

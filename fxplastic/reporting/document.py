@@ -146,7 +146,7 @@ def _figures(plastic: PlasticModule, wider: Forecast | None) -> tuple[Figure, ..
     counts = (
         ("parameters", (count_parameters(plastic), None) if wider is None else wider.parameters),
         (
-            "MACs on the example inputs",
+            "MACs on example inputs",
             (count_macs(plastic), None) if wider is None else wider.macs,
         ),
     )

@@ -57,8 +57,8 @@ def plot_widths(plastic: PlasticModule, plan: Plan, ax: Axes | None = None) -> A
     >>> mlp = nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Linear(20, 2))
     >>> plastic = plasticize(mlp, torch.zeros(1, 3))
     >>> ax = plot_widths(plastic, plan_widths(plastic, 1.5))
-    >>> [bar.get_width() for bar in ax.patches]
-    [20.0, 30.0]
+    >>> [int(bar.get_width()) for bar in ax.patches]
+    [20, 30]
     """
     changed = forecast(plastic, plan).widths
     before = {name: group.size for name, group in plastic.groups.items()}
