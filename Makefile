@@ -20,7 +20,7 @@ export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check lint format types exact optimizers mutants nightly zoo zoo-small \
 	approximate evidence parting overhead killed bench bench-env bench-quick \
-	same-network saved docs clean
+	same-network saved docs look clean
 
 help:
 	@echo "make demo     train on long-tailed digits, turn neurons over once, compare (about 4 min)"
@@ -42,6 +42,7 @@ help:
 	@echo "make killed   the trainer, killed at ten random moments and resumed (2 minutes)"
 	@echo "make bench    speed beside Torch-Pruning: docs/speed.md (about an hour; resumable)"
 	@echo "make bench-quick  a few of its ratios, compared with the stored ones (3 minutes)"
+	@echo "make look     reports in headless Chromium, timed and photographed: docs/look.md (2 minutes)"
 	@echo "make approximate  what approximate=True does to functions: docs/approximate.md"
 
 env: $(STAMP)
@@ -125,6 +126,9 @@ bench-quick: bench-env
 
 same-network: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m tools.same_network
+
+look: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m tools.look
 
 killed: $(STAMP)
 	OMP_NUM_THREADS=1 FXPLASTIC_KILLS=10 $(PY) -m pytest tests/test_training_killed.py

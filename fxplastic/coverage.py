@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fxplastic.groups import ChannelGroup, FrozenAxis, Site
+from fxplastic.html_tables import html_table
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,12 @@ class Coverage:
     share: float
     neurons: int
     slots_per_neuron: float
+
+    def _repr_html_(self) -> str:
+        """A table of one row, for notebooks."""
+        row = f"{100 * self.share:.1f} %", self.neurons, f"{self.slots_per_neuron:.1f}"
+        head = ("slot coverage", "neurons", "slots per neuron")
+        return html_table("What the exact groups reach", head, [row])
 
 
 def coverage(

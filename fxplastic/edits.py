@@ -54,6 +54,12 @@ class Edit:
         return {source: tuple(found[source]) for source in sorted(found)}
 
     @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Neurons before and after, copies made, and neurons pruned."""
+        before, after, kept = self.size, len(self.take), len(self.copies)
+        return before, after, after - kept, before - kept
+
+    @property
     def pruned(self) -> tuple[int, ...]:
         """Old neurons that no new one copies."""
         return tuple(i for i in range(self.size) if i not in self.copies)

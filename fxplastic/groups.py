@@ -15,6 +15,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from fxplastic.html_tables import html_table
+
 Role = Literal["producer", "consumer"]
 
 
@@ -85,6 +87,13 @@ class ChannelGroup:
     def consumers(self) -> tuple[Site, ...]:
         """Sites whose slices are scaled by the share of the copy."""
         return tuple(s for s in self.sites if s.role == "consumer")
+
+    def _repr_html_(self) -> str:
+        """A table of the sites, for notebooks."""
+        kind = "exact" if self.exact else "not exact"
+        caption = f"{self.name}: {self.size} neurons, {self.block_count} blocks, {kind}"
+        rows = [(s.parameter, s.axis, s.role, s.positions.shape[1]) for s in self.sites]
+        return html_table(caption, ("parameter", "axis", "role", "positions per neuron"), rows)
 
 
 @dataclass(frozen=True)

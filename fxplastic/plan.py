@@ -20,6 +20,7 @@ from fxplastic.draw import Shares, draw_shares, draw_take
 from fxplastic.edits import Edit, as_floats, as_ints, check_edit, check_sums, describe, even_shares
 from fxplastic.errors import PlanError
 from fxplastic.groups import ChannelGroup, resized_fingerprint
+from fxplastic.html_tables import html_table
 from fxplastic.plastic import Plastic, check_name, require_plastic
 
 
@@ -209,8 +210,7 @@ class Plan:
 
     def __str__(self) -> str:
         edits = [edit for _, edit in self._edits]
-        copied = sum(len(edit.take) - len(edit.copies) for edit in edits)
-        pruned = sum(edit.size - len(edit.copies) for edit in edits)
+        copied, pruned = (sum(edit.counts[i] for edit in edits) for i in (2, 3))
         effect = "function-preserving" if self.preserving else "not function-preserving"
         head = (
             f"Plan for groups {self.source[:12]}: {len(edits)} named, {copied} neurons copied, "
@@ -221,6 +221,12 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"<Plan for {self.source[:12]}: {len(self._edits)} groups>"
+
+    def _repr_html_(self) -> str:
+        """A table of the edits, for notebooks."""
+        caption = "; ".join([str(self).partition("\n")[0], *self.notes])
+        head = ("group", "before", "after", "copied", "pruned")
+        return html_table(caption, head, [(name, *edit.counts) for name, edit in self._edits])
 
     # ----------------------------------------------------------------------------- equality
     def _key(self) -> tuple[object, ...]:

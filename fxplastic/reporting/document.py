@@ -145,7 +145,10 @@ def _figures(plastic: PlasticModule, wider: Forecast | None) -> tuple[Figure, ..
     neurons = sum(group.size for group in plastic.groups.values())
     counts = (
         ("parameters", (count_parameters(plastic), None) if wider is None else wider.parameters),
-        ("multiply-accumulates", (count_macs(plastic), None) if wider is None else wider.macs),
+        (
+            "MACs on example inputs",
+            (count_macs(plastic), None) if wider is None else wider.macs,
+        ),
     )
     changed = neurons
     if wider is not None:

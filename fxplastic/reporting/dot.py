@@ -44,7 +44,7 @@ def group_dot(plastic: PlasticModule) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A DOT string; a line break in `text` is one in the label."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
@@ -54,13 +54,13 @@ def _groups(plastic: PlasticModule) -> Iterator[str]:
     parameters: dict[str, int] = {}
     for index, (name, group) in enumerate(plastic.groups.items()):
         label = f"{letter(index)}: {name}\n{group.size} neurons"
-        yield f"g{index} [shape=box, label={_quoted(label)}];"
+        yield f"g{index} [shape=box, label={quoted(label)}];"
         for site in group.sites:
             number = parameters.setdefault(site.parameter, len(parameters))
             look = "style=dashed" if site.role == "consumer" else "style=solid"
-            yield f"g{index} -> p{number} [label={_quoted(f'axis {site.axis}')}, {look}];"
+            yield f"g{index} -> p{number} [label={quoted(f'axis {site.axis}')}, {look}];"
     for name, number in parameters.items():
-        yield f"p{number} [shape=ellipse, label={_quoted(name)}];"
+        yield f"p{number} [shape=ellipse, label={quoted(name)}];"
 
 
 def _flow(plastic: PlasticModule) -> Iterator[str]:
@@ -68,7 +68,7 @@ def _flow(plastic: PlasticModule) -> Iterator[str]:
     letters = {name: letter(i) for i, name in enumerate(plastic.groups)}
     number = {step.node: i for i, step in enumerate(steps)}
     for i, step in enumerate(steps):
-        yield f"n{i} [shape=box, style=rounded, label={_quoted(_label(step, letters))}];"
+        yield f"n{i} [shape=box, style=rounded, label={quoted(_label(step, letters))}];"
         for read in step.inputs:
             yield f"n{number[read]} -> n{i};"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fxplastic.reporting.wording import counted, number
 
 WIDTH, TALL = 120, 28  # px of the bars' box; marks lie in a strip of MARKS px below it
-MARKS = 8
+MARKS = 14
 BINS = 24
 
 
@@ -69,7 +69,7 @@ def histogram(
     return Histogram(
         _bars(finite, low, high),
         "".join(f"M{_at(s, low, high)} {TALL + 1}l-2.5 6h5z" for s in sorted(set(up))),
-        "".join(f"M{_at(s, low, high, 2.5)} {TALL + 2}l5 5m0-5l-5 5" for s in sorted(set(cross))),
+        "".join(f"M{_at(s, low, high, 2.5)} {TALL + 8.5}l5 5m0-5l-5 5" for s in sorted(set(cross))),
         low,
         middle,
         high,
