@@ -321,6 +321,13 @@ def test_a_folder_is_overwritten_when_asked_and_only_if_it_was_saved(tmp_path: P
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net", "photos"]
 
 
+def test_who_may_read_new_files_may_read_saved_ones(tmp_path: Path):
+    (tmp_path / "usual").write_text("")
+    save(tmp_path / "net", small(0))
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "net").iterdir()}
+    assert modes == {(tmp_path / "usual").stat().st_mode & 0o777}
+
+
 def test_a_save_that_fails_leaves_the_older_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     save(tmp_path / "net", small(0))
     monkeypatch.setattr("fxplastic.saving.files._sync", lambda path: 1 / 0)

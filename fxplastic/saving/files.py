@@ -46,9 +46,9 @@ def write_folder(folder: Path, fill: Callable[[Path], Mapping[str, Any]], overwr
         manifest["digest"] = _digest(manifest)
         text = json.dumps(manifest, indent=2, allow_nan=False)
         (partial / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        _open_up(partial, (partial / MANIFEST).stat().st_mode & 0o777)
         for path in (*partial.iterdir(), partial):
             _sync(path)
-        partial.chmod(0o755)  # a temporary folder is for its owner alone
         if folder.exists():
             folder.rename(old)
         try:
@@ -62,6 +62,16 @@ def write_folder(folder: Path, fill: Callable[[Path], Mapping[str, Any]], overwr
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
     _sync(folder.parent)
+
+
+def _open_up(folder: Path, mode: int) -> None:
+    """Give a folder, and the files in it, the rights that the user's files have.
+
+    Temporary folders, and what safetensors writes, are for their owner alone.
+    """
+    for path in folder.iterdir():
+        path.chmod(mode)
+    folder.chmod(mode | (mode & 0o444) >> 2)
 
 
 def _check_target(folder: Path, overwrite: bool) -> None:
