@@ -164,3 +164,25 @@ def test_dot_text_quotes_names(net):
     assert '"<script>.0.weight"' in text
     assert text.count("[shape=box, label=") == len(net.groups)
     assert quoted('a"b\\c\n') == '"a\\"b\\\\c\\n"'
+
+
+CSS = Path(fxplastic.__file__).parent / "reporting" / "templates" / "report.css"
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+@pytest.mark.parametrize("text", ["fg", "quiet", "link", *(f"c{i}" for i in range(8))])
+def test_colours_stand_out_from_what_is_behind_them(scheme: int, text: str):
+    blocks = re.findall(r":root \{(.*?)\}", CSS.read_text(), re.DOTALL)
+    colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", blocks[scheme]))
+    # Swatches and lines are graphics (3 to 1); all else is text (4.5 to 1).
+    least, behind = (3.0, ["bg"]) if text[0] == "c" else (4.5, ["bg", "raised", "pick"])
+    for name in behind:
+        low, high = sorted(luminance(colours[key]) for key in (text, name))
+        assert (high + 0.05) / (low + 0.05) >= least, (text, name)

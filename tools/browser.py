@@ -1,4 +1,4 @@
-"""Headless Chromium, spoken to through its DevTools protocol; CHROMIUM names it if PATH does not."""
+"""Headless Chromium, spoken to through its DevTools protocol; CHROMIUM may name it."""
 
 import asyncio
 import json

@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("resnet50", "vit_base_patch16_224", "densenet201")
 LIMIT = 2.0  # seconds until the load event
 TIMES = 3
+STILL = {"name": "prefers-reduced-motion", "value": "reduce"}
 SHOTS = {  # width, height, dark, grey
     "light": (1280, 900, False, False),
     "dark": (1280, 900, True, False),
@@ -116,7 +117,7 @@ async def shots(page: Page, url: str, name: str, folder: Path) -> None:
             width=width, height=height, deviceScaleFactor=1, mobile=width < 500,
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await page.call("Emulation.setEmulatedMedia", features=[scheme])
+        await page.call("Emulation.setEmulatedMedia", features=[scheme, STILL])
         await page.call(
             "Emulation.setEmulatedVisionDeficiency", type="achromatopsia" if grey else "none"
         )
@@ -141,6 +142,9 @@ SCENES = {
     " document.getElementById('frozen').scrollIntoView(); return !!d; })()",
     "run": "(() => { const r = document.getElementById('run'); if (r) { r.scrollIntoView();"
     " } return !!r; })()",
+    "open": "(() => { document.getElementById('open-all').click();"
+    " const r = document.querySelectorAll('li.row'); r[r.length >> 1].scrollIntoView();"
+    " return true; })()",
     "life": "(() => { const d = document.querySelector('details.life');"
     " if (d) { d.open = true; d.scrollIntoView(); } return !!d; })()",
 }
