@@ -142,8 +142,10 @@ SCENES = {
     " document.getElementById('frozen').scrollIntoView(); return !!d; })()",
     "run": "(() => { const r = document.getElementById('run'); if (r) { r.scrollIntoView();"
     " } return !!r; })()",
-    "open": "(() => { document.getElementById('open-all').click();"
-    " const r = document.querySelectorAll('li.row'); r[r.length >> 1].scrollIntoView();"
+    "open": "(async () => { document.getElementById('open-all').click();"
+    " const r = document.querySelectorAll('li.row');"
+    " const wait = () => new Promise(f => setTimeout(f, 300));"
+    " for (let i = 0; i < 2; i++) { await wait(); r[r.length >> 1].scrollIntoView(); }"
     " return true; })()",
     "life": "(() => { const d = document.querySelector('details.life');"
     " if (d) { d.open = true; d.scrollIntoView(); } return !!d; })()",
