@@ -83,6 +83,12 @@ def test_a_row_with_many_groups_shows_a_few_and_counts_the_rest():
     assert row.source == "me/net.py:3 in forward"
 
 
+def test_a_row_that_stands_for_a_parameter_names_it():
+    one = Step("b_weight", "parameter", "b", "", (4,), (), ("b.weight",), (), ())
+    (row,) = graph_view(Flow((one,)), [], []).parts
+    assert row.module == "b.weight"
+
+
 def test_one_lock_stands_for_all_axes_of_a_reason():
     held = Held((0,), None, "output", 2), Held((1,), None, "output", 4), Held((1,), None, "norm", 4)
     (row,) = graph_view(Flow((step("x", *held),)), [], ["output", "norm"]).parts
