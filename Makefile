@@ -6,11 +6,13 @@ VENV ?= .venv
 # Test processes; each one computes on a single thread.
 JOBS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -gt 8 ] && n=8; echo $$n)
 PYTEST_ARGS ?=
+# Where `make docs` puts the site.
+SITE ?= build/site
 
 KEY := $(shell $(PYTHON) tools/env_key.py)
 STAMP := $(VENV)/.installed-$(KEY)
 PY := $(VENV)/bin/python
-SOURCES := fxplastic tests examples tools
+SOURCES := fxplastic tests examples tools $(wildcard docs/*.py)
 
 # The checkout comes before any installed copy, whichever environment is used.
 export PYTHONPATH := $(CURDIR)
@@ -18,12 +20,13 @@ export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check lint format types exact optimizers mutants nightly zoo zoo-small \
 	approximate evidence parting overhead killed bench bench-env bench-quick \
-	same-network look clean
+	same-network saved docs look clean
 
 help:
 	@echo "make demo     train on long-tailed digits, turn neurons over once, compare (about 4 min)"
 	@echo "make test     all tests"
-	@echo "make check    format, lint, types and tests: what CI runs"
+	@echo "make check    format, lint, types, tests and the site: what CI runs"
+	@echo "make docs     the documentation site, warnings as errors (half a minute)"
 	@echo "make format   rewrite the sources in the project's format"
 	@echo "make exact    the exactness table over 31 models: docs/exact.md (resumable)"
 	@echo "make nightly  property tests over 2,000 drawn architectures"
@@ -35,6 +38,7 @@ help:
 	@echo "make parting  how soon copies part: docs/parting.md (some 10 minutes)"
 	@echo "make overhead what scoring and a turnover cost, beside a training step (a minute)"
 	@echo "make same-network  a ResNet-18 through turnovers is the plain one throughout (20 minutes)"
+	@echo "make saved    ten models saved and loaded in another process: docs/saved.md (5 minutes)"
 	@echo "make killed   the trainer, killed at ten random moments and resumed (2 minutes)"
 	@echo "make bench    speed beside Torch-Pruning: docs/speed.md (about an hour; resumable)"
 	@echo "make bench-quick  a few of its ratios, compared with the stored ones (3 minutes)"
@@ -56,6 +60,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
 
+saved: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) tools/saved.py --out docs/saved.md
+
 nightly: $(STAMP)
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(PY) -m pytest -n $(JOBS) -m "" tests/test_property*.py $(PYTEST_ARGS)
 
@@ -66,7 +73,12 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(PY) -m mypy
 
-check: lint types test
+check: lint types test docs
+
+# The site, warnings as errors; pictures are drawn by the build.
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m sphinx -W --keep-going -q -d $(SITE)/.doctrees -b html docs $(SITE)
+	@echo "the site is in $(SITE)"
 
 format: $(STAMP)
 	$(PY) -m ruff format $(SOURCES)

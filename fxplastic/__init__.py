@@ -9,23 +9,28 @@ from fxplastic.errors import (
     DiscoverError,
     FxPlasticError,
     GuardError,
+    ModelError,
     OptimizerError,
     PlanError,
     ReportError,
     RewriteError,
+    SaveError,
     ScoreError,
     TraceError,
     WidthError,
 )
+from fxplastic.explain import Explanation, explain
+from fxplastic.flow import Flow, flow
 from fxplastic.forecast import Forecast, forecast
 from fxplastic.groups import ChannelGroup, FrozenAxis, Site
-from fxplastic.module import PlasticModule
+from fxplastic.module import PlasticModule, history
 from fxplastic.plan import Plan
 from fxplastic.planner import plan_turnover
 from fxplastic.policy import Policy
 from fxplastic.reporting import Report, group_dot, report
 from fxplastic.rewrite import rewrite, rewrite_
 from fxplastic.rewritten import Rewritten
+from fxplastic.saving import Loaded, load, save
 from fxplastic.schedule import Adaptive, Schedule
 from fxplastic.scores import GradientScores
 from fxplastic.turnover import Turnover
@@ -39,11 +44,15 @@ __all__ = [
     "ChannelGroup",
     "Coverage",
     "DiscoverError",
+    "Explanation",
+    "Flow",
     "Forecast",
     "FrozenAxis",
     "FxPlasticError",
     "GradientScores",
     "GuardError",
+    "Loaded",
+    "ModelError",
     "OptimizerError",
     "Plan",
     "PlanError",
@@ -54,6 +63,7 @@ __all__ = [
     "ReportError",
     "RewriteError",
     "Rewritten",
+    "SaveError",
     "Schedule",
     "ScoreError",
     "Site",
@@ -63,9 +73,13 @@ __all__ = [
     "class_counts",
     "class_weights",
     "coverage",
+    "explain",
+    "flow",
     "forecast",
     "group_dot",
     "group_graph",
+    "history",
+    "load",
     "plan_budget",
     "plan_turnover",
     "plan_widths",
@@ -73,4 +87,5 @@ __all__ = [
     "report",
     "rewrite",
     "rewrite_",
+    "save",
 ]

@@ -31,7 +31,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     rewrite: "fxplastic rewrite resnet18 half.json --out half --check",
     report: "fxplastic report resnet18 --plan half.json --scores l1 --out half.html",
     zoo: "fxplastic zoo test_resnet --rows rows --table zoo.md",
-    train: "fxplastic train --data digits-lt --model test_resnet --epochs 1 --out run",
+    train: "fxplastic train --data digits-lt --epochs 2 --warmup 0 --every 1 --out run",
     schema: "fxplastic schema groups",
 }
 """An example of each command, in an order in which they can be run one after the other."""

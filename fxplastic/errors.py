@@ -66,3 +66,7 @@ class ReportError(FxPlasticError):
 
 class ModelError(FxPlasticError):
     """A model cannot be found, built, or given weights; the message names it and near names."""
+
+
+class SaveError(FxPlasticError):
+    """A model cannot be saved, or a saved one cannot be loaded; files are as they were."""

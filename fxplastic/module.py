@@ -18,6 +18,7 @@ from fxplastic.graph_data import Copies, data_of, from_data
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options, fingerprint
 from fxplastic.guards import enter_grad_mode
 from fxplastic.inputs import to_meta
+from fxplastic.plan import Plan
 from fxplastic.trace import Traced, dtype_of
 
 Forward = Callable[..., Any]
@@ -37,6 +38,7 @@ class _State:
     watched: Mapping[bool, tuple[tuple[str, nn.Module], ...]]
     grad_modes: bool
     options: Options
+    history: tuple[Plan, ...] = ()
 
 
 def _compile(graph: fx.Graph, label: str) -> tuple[Forward, str]:
@@ -56,6 +58,7 @@ def _build(
     groups: Mapping[str, ChannelGroup],
     frozen: tuple[FrozenAxis, ...],
     options: Options,
+    history: tuple[Plan, ...] = (),
 ) -> _State:
     compiled = {m: _compile(g, "train" if m else "eval") for m, g in traced.graphs.items()}
     watched = {
@@ -71,6 +74,7 @@ def _build(
         watched=watched,
         grad_modes=any(n.target is enter_grad_mode for n in nodes),
         options=options,
+        history=history,
     )
 
 
@@ -163,7 +167,9 @@ class PlasticModule(fx.GraphModule):
         graphs = dict(self.traced.graphs) | {bool(self.training): graph}
         state = self._plastic
         traced = replace(state.traced, graphs=graphs)
-        self._install(_build(self, traced, state.groups, state.frozen, state.options))
+        self._install(
+            _build(self, traced, state.groups, state.frozen, state.options, state.history)
+        )
 
     @property
     def code(self) -> str:
@@ -173,7 +179,9 @@ class PlasticModule(fx.GraphModule):
     def recompile(self) -> Any:
         """Compile both forwards again, after a graph was edited in place."""
         state = self._plastic
-        self._install(_build(self, state.traced, state.groups, state.frozen, state.options))
+        self._install(
+            _build(self, state.traced, state.groups, state.frozen, state.options, state.history)
+        )
         return self.graph.python_code(root_module="self")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -218,7 +226,9 @@ class PlasticModule(fx.GraphModule):
         traced = replace(state.traced, graphs={m: from_data(d) for m, d in graphs.items()})
         restore: Any = super().__setstate__
         restore({k: v for k, v in contents.items() if k != "_plastic"})
-        self._install(_build(self, traced, state.groups, state.frozen, state.options))
+        self._install(
+            _build(self, traced, state.groups, state.frozen, state.options, state.history)
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _blank, (), self.__getstate__()
@@ -287,6 +297,26 @@ def options_of(plastic: PlasticModule) -> Options:
     return plastic._plastic.options
 
 
+def history(plastic: PlasticModule) -> tuple[Plan, ...]:
+    """The plans that were carried out on a module, oldest first.
+
+    A copy has the history of what it was copied from. What a plan did to the weights is not in it.
+
+    >>> import fxplastic
+    >>> mlp = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
+    >>> plastic = fxplastic.plasticize(mlp, torch.zeros(2, 3))
+    >>> plan = fxplastic.Plan.from_takes(plastic, {"0.weight:0": [0, 1, 1]})
+    >>> history(fxplastic.rewrite(plastic, plan).module) == (plan,), history(plastic)
+    (True, ())
+    """
+    return plastic._plastic.history
+
+
+def set_history(plastic: PlasticModule, plans: tuple[Plan, ...]) -> None:
+    """Say which plans were carried out on a module."""
+    plastic.__dict__["_plastic"] = replace(plastic._plastic, history=plans)
+
+
 def codes_of(plastic: PlasticModule) -> dict[bool, str]:
     """The Python text of each mode's forward, by training flag."""
     return dict(plastic._plastic.codes)
@@ -300,7 +330,7 @@ def with_layout(
 ) -> PlasticModule:
     """The same modules and tensors (shared) under other graphs and groups."""
     result = copy.copy(plastic)
-    result._install(_build(result, traced, groups, frozen, options_of(plastic)))
+    result._install(_build(result, traced, groups, frozen, options_of(plastic), history(plastic)))
     return result
 
 
@@ -319,7 +349,8 @@ def in_layout_of(plastic: PlasticModule, layout: PlasticModule) -> PlasticModule
     watched = {
         m: tuple((p, result.get_submodule(p)) for p, _ in some) for m, some in state.watched.items()
     }
-    result._install(replace(state, traced=traced, watched=watched, options=options_of(plastic)))
+    options, plans = options_of(plastic), history(plastic)
+    result._install(replace(state, traced=traced, watched=watched, options=options, history=plans))
     return result
 
 

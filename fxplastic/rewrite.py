@@ -21,7 +21,7 @@ from fxplastic.diversity import Touch, touch_of
 from fxplastic.errors import RewriteError
 from fxplastic.gather import Recipe, recipes
 from fxplastic.memory import check_memory, laid_like
-from fxplastic.module import PlasticModule
+from fxplastic.module import PlasticModule, history, set_history
 from fxplastic.optim import carried_state, check_optimizer, twin_optimizer
 from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import Plastic, require_plastic
@@ -109,6 +109,13 @@ def rewrite_together_(
         touch = None if policy is None else touch_of(plastic, plan, policy, seed)
         changes += _changes(plastic, plan, optimizer, touch)
     _commit(changes)
+    for plastic, _ in models:
+        _remember(plastic, plan)
+
+
+def _remember(plastic: Plastic, plan: Plan) -> None:
+    if isinstance(plastic, PlasticModule):
+        set_history(plastic, (*history(plastic), plan))
 
 
 def rewrite(
@@ -177,6 +184,7 @@ def _rewrite_widths(
     _step("build")
     values = {name: laid_like(own[0].new, own[0].old) for name, own in changes.items()}
     module: Any = resized_module(plastic, found, values)
+    _remember(module, plan)
     twins = _twins(plastic, module)
     twin = None if optimizer is None else twin_optimizer(optimizer, twins)
     for recipe in made:

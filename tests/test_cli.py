@@ -178,7 +178,7 @@ def test_a_report_is_written(capsys: Capture):
 
 
 def test_a_training_run_prints_its_result(capsys: Capture):
-    words = "train --data digits-lt --model test_resnet --epochs 1 --out run --quiet"
+    words = "train --data digits-lt --epochs 2 --warmup 0 --every 1 --out run --quiet"
     assert printed_json(words, capsys)["folder"] == "run"
 
 

@@ -5,6 +5,7 @@ The Python blocks of one document run in order, in one namespace, as a reader wo
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 from pathlib import Path
@@ -17,7 +18,7 @@ import fxplastic
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?:|#|_generated/)([^)#]+)")  # pictures are drawn by the build
 
 
 def blocks(document: Path) -> list[tuple[int, str]]:
@@ -38,6 +39,32 @@ def test_code_in_documents_runs(document: Path, tmp_path: Path, monkeypatch: pyt
     for line, text in blocks(document):
         # Blank lines in front make a traceback show the line in the document.
         exec(compile("\n" * line + text, str(document), "exec"), namespace)
+
+
+def test_links_out_of_the_docs_are_turned():
+    spec = importlib.util.spec_from_file_location("site_links", ROOT / "docs" / "site_links.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert doctest.testmod(module).attempted == 2
+    assert doctest.testmod(module).failed == 0
+
+
+MAKE = re.compile(r"make ([a-z][a-z-]+)")
+
+
+def test_make_targets_and_examples_that_documents_name_exist():
+    text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    code = "".join(re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    code += "\n".join(re.findall(r"`(make [^`]+)`", text))
+    assert set(MAKE.findall(code)) - targets == set()
+    assert [n for n in re.findall(r"examples/\w+\.py", text) if not (ROOT / n).exists()] == []
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "".join(p.read_text(encoding="utf-8") for p in ROOT.glob("docs/reference/*.md"))
+    named = re.findall(r"^\.\. auto\w+:: (\w+)$", pages, re.MULTILINE)
+    assert sorted(named) == sorted(fxplastic.__all__)
 
 
 def test_readme_and_tutorial_hold_code():

@@ -64,7 +64,7 @@ def plan(
     given = [turnover is not None, bool(width), parameters is not None, macs is not None]
     if sum(given) != 1:
         raise PlanError(f"{sum(given)} kinds of plan are asked for; give one of {_KINDS}")
-    plastic = subject.plastic(real=scores == "l1")
+    plastic = subject.plastic(real=scores in _WITHOUT_GRADIENT)
     values = read_scores(plastic, scores, seed)
     guarded = tuple(protect or ())
     if turnover is not None:

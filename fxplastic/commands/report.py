@@ -39,7 +39,7 @@ def report(
 
     subject = o.Subject.of(model, weights, arg, shapes, attention=attention,
                            approximate=approximate, freeze=freeze, seed=seed)  # fmt: skip
-    plastic = subject.plastic(real=scores == "l1")
+    plastic = subject.plastic(real=scores in ("l1", "random"))
     made = make(
         plastic,
         plan=None if plan is None else read_plan(plan),

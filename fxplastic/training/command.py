@@ -67,7 +67,8 @@ def parse(words: Sequence[str]) -> tuple[Config, argparse.Namespace]:
         prog="fxplastic train",
         description="Train a timm model on long-tailed data, with neuron turnover. Every key of "
         "the TOML file is a flag, too; flags come first.",
-        epilog="Example: fxplastic train --data digits-lt --model test_resnet --epochs 1 --out run",
+        epilog="Example: fxplastic train --data digits-lt --epochs 2 --warmup 0 --every 1 "
+        "--out run",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, help="TOML file, or a run's config.json")
