@@ -10,8 +10,6 @@ import base64
 import json
 import os
 import platform
-import shutil
-import subprocess
 import tempfile
 import time
 import urllib.request
@@ -21,18 +19,16 @@ from typing import Any
 
 import timm
 import torch
-from tornado.websocket import WebSocketClientConnection, websocket_connect
+from tornado.websocket import websocket_connect
 
 import fxplastic
+from tools.browser import Page, browser, version
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("resnet50", "vit_base_patch16_224", "densenet201")
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-background-networking "
-    "--disable-component-update --no-first-run --remote-debugging-port=0"
-).split()
 LIMIT = 2.0  # seconds until the load event
 TIMES = 3
+STILL = {"name": "prefers-reduced-motion", "value": "reduce"}
 SHOTS = {  # width, height, dark, grey
     "light": (1280, 900, False, False),
     "dark": (1280, 900, True, False),
@@ -54,66 +50,6 @@ class Seen:
     paints: tuple[float, ...]
     messages: tuple[str, ...]
     stops: int
-
-
-class Page:
-    """A tab, spoken to through the DevTools protocol."""
-
-    def __init__(self, socket: WebSocketClientConnection) -> None:
-        self.socket = socket
-        self.messages: list[str] = []
-        self._number = 0
-        self._loaded = False
-
-    async def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self._number += 1
-        number = self._number
-        message = {"id": number, "method": method, "params": params}
-        await self.socket.write_message(json.dumps(message))
-        while True:
-            answer = await self._next()
-            if answer.get("id") == number:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']}")
-                return dict(answer["result"])
-
-    async def _next(self) -> dict[str, Any]:
-        text = await asyncio.wait_for(self.socket.read_message(), 60)
-        message: dict[str, Any] = json.loads(text)
-        method, params = message.get("method"), message.get("params", {})
-        if method == "Page.loadEventFired":
-            self._loaded = True
-        if method == "Runtime.exceptionThrown":
-            self.messages.append(str(params["exceptionDetails"].get("text")))
-        if method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning"):
-            self.messages.append(f"console.{params['type']}")
-        if method == "Log.entryAdded" and params["entry"]["level"] in ("error", "warning"):
-            self.messages.append(params["entry"]["text"])
-        return message
-
-    async def open(self, url: str) -> None:
-        self._loaded = False
-        await self.call("Page.navigate", url=url)
-        while not self._loaded:
-            await self._next()
-
-    async def value(self, expression: str) -> Any:
-        answer = await self.call(
-            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True
-        )
-        if "exceptionDetails" in answer:
-            raise RuntimeError(f"{expression}: {answer['exceptionDetails']}")
-        return answer["result"].get("value")
-
-    async def press(self, key: str) -> None:
-        code = {"Enter": 13, "Tab": 9, "Escape": 27}.get(key, 0)
-        code = code or {"ArrowDown": 40, "ArrowUp": 38, "ArrowRight": 39, "ArrowLeft": 37}.get(
-            key, 0
-        )
-        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
-        event = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        await self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **event)
-        await self.call("Input.dispatchKeyEvent", type="keyUp", **event)
 
 
 async def timed(page: Page, url: str) -> tuple[float, float]:
@@ -181,15 +117,15 @@ async def shots(page: Page, url: str, name: str, folder: Path) -> None:
             width=width, height=height, deviceScaleFactor=1, mobile=width < 500,
         )  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        await page.call("Emulation.setEmulatedMedia", features=[scheme])
+        await page.call("Emulation.setEmulatedMedia", features=[scheme, STILL])
         await page.call(
             "Emulation.setEmulatedVisionDeficiency", type="achromatopsia" if grey else "none"
         )
         await page.open(url)
         wide = await page.value("document.documentElement.scrollWidth")
         hold(wide <= width, f"{name} is {wide} px wide on a screen of {width}")
-        for part in ("top", "picked", "groups", "frozen", "run"):
-            if not await page.value(SCENES[part]):
+        for part, scene in SCENES.items():
+            if not await page.value(scene):
                 continue
             await asyncio.sleep(0.6)
             shot = await page.call("Page.captureScreenshot", format="png")
@@ -205,7 +141,14 @@ SCENES = {
     "frozen": "(() => { const d = document.querySelector('details.reason'); if (d) d.open = true;"
     " document.getElementById('frozen').scrollIntoView(); return !!d; })()",
     "run": "(() => { const r = document.getElementById('run'); if (r) { r.scrollIntoView();"
-    " const d = r.querySelector('details.life'); if (d) d.open = true; } return !!r; })()",
+    " } return !!r; })()",
+    "open": "(async () => { document.getElementById('open-all').click();"
+    " const r = document.querySelectorAll('li.row');"
+    " const wait = () => new Promise(f => setTimeout(f, 300));"
+    " for (let i = 0; i < 2; i++) { await wait(); r[r.length >> 1].scrollIntoView(); }"
+    " return true; })()",
+    "life": "(() => { const d = document.querySelector('details.life');"
+    " if (d) { d.open = true; d.scrollIntoView(); } return !!d; })()",
 }
 
 
@@ -243,28 +186,6 @@ def make(name: str, folder: Path) -> tuple[Path, int, int, float]:
     )
     made = time.perf_counter() - start
     return path, len(plastic.traced.graphs[False].nodes), len(plastic.groups), made
-
-
-def browser(home: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Chromium with a profile of its own, and the port that it listens on."""
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        raise SystemExit("there is no Chromium; install it, or name it in CHROMIUM")
-    process = subprocess.Popen(
-        [found, *FLAGS, f"--user-data-dir={home}", "about:blank"], stderr=subprocess.DEVNULL
-    )
-    port = Path(home) / "DevToolsActivePort"
-    for _ in range(300):
-        if port.exists() and port.read_text().strip():
-            return process, int(port.read_text().split()[0])
-        time.sleep(0.1)
-    process.terminate()
-    raise SystemExit("Chromium did not start within 30 s")
-
-
-def version() -> str:
-    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    return subprocess.run([str(found), "--version"], capture_output=True, text=True).stdout.strip()
 
 
 HEAD = (

@@ -12,7 +12,7 @@ WIDTH, HEIGHT = 720, 260
 LEFT, RIGHT, TOP, BOTTOM = 40, 96, 12, 30
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4", "4 4")
 MARKS = "ox^s+d"
-GAP = 13  # px between the names at the lines' ends
+GAP = 15  # px between the names at the lines' ends
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class Row:
     Attributes:
         node: its name.
         op: what it does.
-        module: path of its module.
+        module: path of its module, or name of the parameter that it stands for.
         shape: of its value, as text.
         source: the user's line.
         reads: names of the nodes that it reads, as text.
@@ -166,7 +166,8 @@ def _row(step: Step, lane: Lane, groups: Mapping[str, int], reasons: Mapping[str
     return Row(
         node=step.node,
         op=step.op,
-        module=step.module,
+        # Several parameters of one module follow each other: only their names tell them apart.
+        module=step.parameters[0] if step.op == "parameter" and step.parameters else step.module,
         shape=shape_text(step.shape),
         source=short_source(step.source),
         reads=", ".join(step.inputs),
