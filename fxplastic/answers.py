@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from fxplastic import guards
 from fxplastic.errors import TraceError
 from fxplastic.execute import NotConstant, call, execute, fold, holds_tensor
+from fxplastic.location import location, unknown
 from fxplastic.meta import Twins, map_tree
 from fxplastic.patches import ORIGINALS, Surface
 from fxplastic.proxy import Method, Spot, ValueProxy, holds_proxy, is_method
-from fxplastic.sources import here
 
 Guard = Callable[[Any, Any, str], None]
 _ON_DEVICE = {"is_cuda": "cuda", "is_cpu": "cpu", "is_mps": "mps", "is_xpu": "xpu"}
@@ -25,25 +25,6 @@ _FACTORIES = frozenset(ORIGINALS.values())
 _QUESTIONS = frozenset(
     "item tolist numpy __bool__ __int__ __float__ __complex__ __index__ __array__".split()
 )
-
-
-def trace_below(tracer: fx.Tracer, model: nn.Module) -> fx.Graph:
-    """`tracer.trace(model)`; source lines are looked for in the frames below this one."""
-    return tracer.trace(model)
-
-
-def location() -> str:
-    """``"file:line in function"`` of the model's code that runs now."""
-    return here(trace_below.__code__)
-
-
-def unknown(question: str) -> TraceError:
-    """The error for code that depends on values of activations or weights."""
-    return TraceError(
-        f"{location()}: {question} asks for values of a tensor, which are not known before the "
-        "model runs; use tensor operations (torch.where, masks) instead of a branch or a size "
-        "that depends on data, or take this part out of the model"
-    )
 
 
 @dataclass(frozen=True)

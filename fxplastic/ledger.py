@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fxplastic.identity import AtomSet, Carriers, Field, Ids, each_once
+from fxplastic.atom_set import AtomSet
+from fxplastic.identity import Carriers, Field, Ids, each_once
 
 Hashes = NDArray[np.uint64]
 Mark = tuple[int, int, int, int]

@@ -25,7 +25,8 @@ from fxplastic.interpret import (
 )
 from fxplastic.ledger import Ledger, Place
 from fxplastic.modes import Apart, ModesDiffer, asks_unseen, compare, same_plain, same_program
-from fxplastic.propagate import NamesMode, Repeats
+from fxplastic.propagate import NamesMode
+from fxplastic.repeats import Repeats
 from fxplastic.trace import Traced, on_meta
 from fxplastic.witness import Data, of_names
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -18,40 +18,17 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 from fxplastic import witness
-from fxplastic.identity import AtomSet, Field, Names, add_field, opaque, same_names
+from fxplastic.atom_set import AtomSet
+from fxplastic.identity import Field, Names, add_field, opaque, same_names
 from fxplastic.ledger import Ledger, Mark
 from fxplastic.memo import MetaMode, key_of, on_meta_tensors
 from fxplastic.modes import Apart, place_of
+from fxplastic.repeats import Repeats, Told, look
 from fxplastic.rules import UNREAD, Call, find, refused
 from fxplastic.rules.base import flat_tensors, geometry
 from fxplastic.rules.combine import meet, merge
 
 LOST = "takes it in, and the rule for it does not say what becomes of it: please report this"
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a rule has made of a call, and the names that it was given: ids stand for them."""
-
-    named: tuple[Names, ...]
-    given: tuple[Names, ...]
-    witness: bytes | None
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """Calls that one run has met already, in either mode.
-
-    The same call on the very same names gives the same names, and what its rule says of them
-    stands in the ledger; the second mode's graph is for the most part a repeat of the first's.
-    """
-
-    told: dict[object, Told] = field(default_factory=dict)
-    inputs: dict[object, Names] = field(default_factory=dict)
-
-    def input(self, number: int, shape: torch.Size) -> Names:
-        """Names of an input of the model, the same in both modes."""
-        return self.inputs.setdefault((number, shape), Names(opaque(shape), data=True))
 
 
 class NamesMode(MetaMode):
@@ -101,7 +78,7 @@ class NamesMode(MetaMode):
     def _tell_once(self, call: Call, key: object) -> tuple[Names, ...]:
         """What the call's rule says, or has said when it was asked the same."""
         given = tuple(map(self.names, flat_tensors((*call.args, *call.kwargs.values()))))
-        key = key, call.before, tuple(map(_look, given))
+        key = key, call.before, tuple(map(look, given))
         told = self._told.get(key)
         if told is not None:
             if told.witness is not None:
@@ -299,9 +276,3 @@ def _writable(func: OpOverload) -> tuple[tuple[int, str], ...]:
         for position, argument in enumerate(func._schema.arguments)
         if argument.alias_info is not None and argument.alias_info.is_write
     )
-
-
-def _look(names: Names) -> object:
-    """All that a rule can see of names, as long as they live."""
-    fields = tuple((id(f.ids), f.carriers) for f in names.fields)
-    return fields, names.data, id(names.known), names.lone

@@ -10,8 +10,8 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from fxplastic import guards
-from fxplastic.answers import location
 from fxplastic.errors import TraceError
+from fxplastic.location import location
 from fxplastic.meta import plain_attributes
 from fxplastic.proxy import ValueProxy
 from fxplastic.sources import raised_at

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 import fxplastic
 from fxplastic import identity
-from fxplastic.identity import AtomSet, Field, add_field, determines
+from fxplastic.atom_set import AtomSet
+from fxplastic.identity import Field, add_field, determines
 from fxplastic.memo import key_of, on_meta_tensors
 
 IDS = arrays.arrays(np.int32, st.integers(1, 12), elements=st.integers(-4, 3000) | st.just(10**7))
