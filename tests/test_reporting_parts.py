@@ -106,7 +106,7 @@ def test_large_models_start_with_blocks_closed_and_small_ones_open():
 
 
 def test_panels_name_each_parameter_and_line_once(net):
-    data = panels(net.groups, fxplastic.flow.flow(net))
+    data = panels(net.groups, fxplastic.flow(net))
     assert len(set(data["parameters"])) == len(data["parameters"])
     sites = {s.parameter for g in net.groups.values() for s in g.sites}
     assert set(data["parameters"]) == sites
