@@ -1,8 +1,11 @@
 """The benchmarks' own arithmetic, and that the page says what was stored."""
 
+import copy
 import itertools
 import json
 import time
+import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,6 +54,26 @@ def test_what_is_one_and_a_half_times_worse_is_named(
     rows["rewriting/convnext_tiny"] = {"in_place": 2.5}
     assert bench.quick(rows) == worse
     assert asked.count("resnet18") == (2 if worse else 1)  # once more, to be sure
+
+
+@pytest.mark.parametrize("better_then", [1.0, 1.7])
+def test_the_quick_benchmarks_end_with_an_error_where_a_stored_ratio_was_better(
+    better_then: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    right = json.loads(bench.STORE.read_text(encoding="utf-8"))
+    altered = copy.deepcopy(right)
+    altered["discovery/resnet18"]["ratio"] *= better_then
+    (tmp_path / "speed.json").write_text(json.dumps(altered), encoding="utf-8")
+    monkeypatch.setattr(bench, "STORE", tmp_path / "speed.json")
+    monkeypatch.setattr("sys.argv", ["bench", "--quick"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(discovery, "measure", lambda name, **_: right[f"discovery/{name}"])
+    monkeypatch.setattr(bench, "apart", lambda *_: right["rewriting/convnext_tiny"])
+    monkeypatch.setattr(warnings, "simplefilter", lambda *_: None)  # tests have their own
+    with pytest.raises(SystemExit) as ended:
+        bench.main()
+    worse = "worse than stored by 1.5 times or more: discovery/resnet18"
+    assert ended.value.code == (worse if better_then > 1 else 0)
 
 
 def test_a_program_that_fails_says_why() -> None:

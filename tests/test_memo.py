@@ -75,3 +75,10 @@ def test_what_writes_to_its_first_argument_gives_it_back() -> None:
         assert y.shape == (6, 2)  # a layout that changes is changed each time
         with pytest.raises(RuntimeError):
             remembered(torch.ops.aten.add_.Tensor, meta(2, 6), meta(5))
+
+
+def test_equal_numbers_of_other_types_are_other_calls() -> None:
+    memo.forget()
+    add, flags = torch.ops.aten.add.Tensor, meta(2, 6, dtype=torch.bool)
+    dtypes = [remembered(add, flags, number).dtype for number in (1, 1.0, True)]
+    assert dtypes == [torch.int64, torch.float32, torch.bool]
