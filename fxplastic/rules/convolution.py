@@ -105,10 +105,17 @@ def _join_axes(ids: torch.Tensor, channels: int, groups: int) -> torch.Tensor:
 def _grouped_weight(call: Call, fields: Sequence[Field], groups: int) -> list[Field]:
     """Weight fields over (group, first-axis rest, local axis)."""
     rows = next((f for f in fields if f.axes == (0,)), None)
-    return [
+    result = [
         _told_apart(call, f, rows, groups) if 1 in f.axes else _split_axis(f, 0, groups)
         for f in fields
     ]
+    if any({0, 1} <= set(f.axes) for f in fields):
+        # What is left of such a field tells no rows apart, and they are not alike: a weight that
+        # is computed for each sample has rows that no other name may speak of.
+        height = int(call.args[1].shape[0])
+        every = opaque_axis((height,), 0).ids
+        result.append(Field(every.reshape(groups, height // groups, 1)))
+    return result
 
 
 def _told_apart(call: Call, f: Field, rows: Field | None, groups: int) -> Field:
