@@ -84,8 +84,6 @@ WAYS = [
     ("resnet18", "layer1.0.bn2.weight", 0, ["Conv2d", "BatchNorm2d", "iadd", "ReLU", "Conv2d"]),
     ("vit_tiny_patch16_224", "blocks.0.mlp.fc2.weight", 1,
      ["Linear", "GELU", "Dropout", "Identity", "Linear"]),
-    ("convnext_atto", "stages.0.blocks.0.mlp.fc2.weight", 1,
-     ["Linear", "GELU", "Dropout", "Identity", "Linear"]),
 ]  # fmt: skip
 
 

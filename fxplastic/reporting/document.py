@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -135,9 +136,8 @@ def _model(
 
 
 def _versions() -> str:
-    from fxplastic import __version__
-
-    return f"fxplastic {__version__}, torch {torch.__version__}, Python {platform.python_version()}"
+    own = metadata.version("fxplastic")
+    return f"fxplastic {own}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
 def _figures(plastic: PlasticModule, wider: Forecast | None) -> tuple[Figure, ...]:
