@@ -82,3 +82,18 @@ def test_equal_numbers_of_other_types_are_other_calls() -> None:
     add, flags = torch.ops.aten.add.Tensor, meta(2, 6, dtype=torch.bool)
     dtypes = [remembered(add, flags, number).dtype for number in (1, 1.0, True)]
     assert dtypes == [torch.int64, torch.float32, torch.bool]
+
+
+def test_a_call_on_tensors_with_values_is_no_repeat_of_one_on_meta() -> None:
+    memo.forget()
+    for func in (torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor):
+        remembered(func, meta(2), meta(2))
+        assert remembered(func, torch.ones(2), torch.ones(2)).tolist() == [2.0, 2.0]
+
+
+def test_what_shows_the_memory_of_an_argument_is_made_each_time() -> None:
+    memo.forget()
+    x = meta(2, 6)
+    for _ in range(2):  # its schema does not say that it is a view
+        shown = remembered(torch.ops.aten._unsafe_view.default, x, [12])
+        assert shown.untyped_storage()._cdata == x.untyped_storage()._cdata
