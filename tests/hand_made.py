@@ -150,7 +150,42 @@ class Transposed(HandMade):
         return self.last(torch.relu(self.up(x)))
 
 
-INPUTS = {ConvNet: (7, 3, 4, 4), Branches: (7, 4), Tied: (7, 4), Transposed: (3, 4, 5, 5)}
+class Chain(HandMade):
+    """Groups of one size: alike in all but the axis, the edit, or the length that they lie on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shift = nn.Parameter(torch.zeros(4, 6)), nn.Parameter(torch.zeros(6))
+        self.second, self.third, self.wide = nn.Linear(6, 6), nn.Linear(6, 3), nn.Linear(10, 3)
+        i = torch.arange(6)
+        self.groups = named(
+            group(
+                6,
+                site("first", 1, "producer", i),
+                site("shift", 0, "producer", i),
+                site("second.weight", 1, "consumer", i),
+                site("wide.weight", 1, "consumer", i),
+            ),
+            group(
+                6,
+                site("second.weight", 0, "producer", i),
+                site("second.bias", 0, "producer", i),
+                site("third.weight", 1, "consumer", i),
+            ),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(x @ self.first + self.shift)
+        return self.third(torch.relu(self.second(h))) + self.wide(torch.cat([h, x], 1))
+
+
+INPUTS = {
+    ConvNet: (7, 3, 4, 4),
+    Branches: (7, 4),
+    Tied: (7, 4),
+    Transposed: (3, 4, 5, 5),
+    Chain: (7, 4),
+}
 MODELS = tuple(INPUTS)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxplastic import slices
 from fxplastic.errors import RewriteError
 from fxplastic.groups import Site
 from fxplastic.plan import Plan
@@ -68,10 +69,13 @@ def test_an_exception_at_any_step_changes_nothing(monkeypatch: pytest.MonkeyPatc
     assert bits(model, optimizer) != before
 
 
+@pytest.mark.parametrize("rows", [None, 1])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_failing_write_is_taken_back(
-    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    error: type[BaseException], rows: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if rows is not None:  # tensors are exchanged a few rows at a time, these all in one
+        monkeypatch.setattr(slices, "_AT_A_TIME", rows)
     model = build(Tied)
     optimizer = adam(model)
     train_step(model, optimizer, images(Tied))
@@ -96,8 +100,10 @@ def test_a_failing_write_is_taken_back(
         if not failed:
             break
         assert bits(model, optimizer) == before
-    # Five tensors, their gradients and three moments of each; two writes a swap.
-    assert last == 2 * 5 * 5
+    # Five tensors, their gradients and three moments of each; two writes a swap, of rows or of all.
+    named = dict(model.named_parameters())
+    touched = [named[n] for n in named if n != "fc.bias"]
+    assert last == 2 * 5 * sum(1 if rows is None else len(tensor) for tensor in touched)
     assert bits(model, optimizer) != before
 
 
@@ -140,11 +146,14 @@ def test_groups_that_overlap_are_refused() -> None:
     assert bits(model) == before
 
 
-def test_copies_that_leave_their_convolution_group_are_refused() -> None:
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_copies_that_leave_their_convolution_group_are_refused(norm_first: bool) -> None:
     """Groups whose blocks are wrong: the rewrite looks at the rows, not at the blocks alone."""
     model = build(ConvNet)
     one, two = model.groups.values()
-    model.groups = named(group(6, *one.sites), group(8, *two.sites))  # a single block each
+    sites = [*two.sites[1:], two.sites[0]] if norm_first else two.sites
+    model.groups = named(group(6, *one.sites), group(8, *sites))  # a single block each
+    one, two = model.groups.values()
     before = bits(model)
     across = Plan.from_takes(model, {one.name: [0, 1, 2, 3, 4, 0]})
     with pytest.raises(RewriteError, match=r"axis 1 of 'conv2.weight' lie on other rows"):
