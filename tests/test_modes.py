@@ -113,6 +113,23 @@ class Peeking(nn.Module):
         return self.b(self.a(x))
 
 
+def flip_in_eval(layer: nn.Module, given: Any, result: Tensor) -> Tensor:
+    return result if vars(layer)["training"] else result.flip(1)
+
+
+class PeekingFromOutside(nn.Module):
+    """The same by a function that no class of the model has in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.a.register_forward_hook(flip_in_eval)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(h + h.tanh())
+
+
 class InEitherMode(nn.Module):
     """A layer that is called whole, and gives one thing in training and another in eval mode."""
 
@@ -145,6 +162,38 @@ def written_to_if_not_cast(model: Any, h: Tensor) -> Tensor:
     same = h.float()
     same.copy_(torch.ones(2, 8))
     return model.b(h.float()) + same[:, :3]
+
+
+class OtherArguments(nn.Module):
+    """The same nodes in both modes, but for a number that one of them is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(h + h.flip(0 if self.training else 1))
+
+
+class Turns(nn.Module):
+    """Once it is scripted, it asks for the mode where no Python code sees it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training else x.flip(1)
+
+
+class Scripted(nn.Module):
+    """A scripted part between two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 3)
+        self.turns = torch.jit.script(Turns())
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        return self.b(h + self.turns(h))
 
 
 class SumOfWeights(nn.Module):
@@ -220,6 +269,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
         (2, 5),
         False,
     ),
+    "peeking from outside": (PeekingFromOutside, (2, 5), False),
+    "other arguments": (OtherArguments, (2, 5), False),
+    "scripted": (Scripted, (2, 5), False),
     "sum of weights": (SumOfWeights, (2, 5), False),
     "test_resnet": (lambda: timm.create_model("test_resnet"), (2, 3, 96, 96), True),
     "test_vit2": (lambda: timm.create_model("test_vit2"), (2, 3, 64, 64), True),
@@ -308,6 +360,27 @@ class PeeksElsewhere(nn.Module):
         return x.relu() if self._trains() else x.sigmoid()
 
 
+class PeeksInAProperty(nn.Module):
+    """The same, in a property."""
+
+    @property
+    def trains(self) -> bool:
+        return vars(self)["training"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() if self.trains else x.sigmoid()
+
+
+class PeeksInside(nn.Module):
+    """The same, in a function inside forward."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        def trains(module: nn.Module) -> bool:
+            return vars(module)["training"]
+
+        return x.relu() if trains(self) else x.sigmoid()
+
+
 class Asks(nn.Module):
     """Code that asks openly."""
 
@@ -315,7 +388,9 @@ class Asks(nn.Module):
         return x.relu() if self.training else x.sigmoid()
 
 
-@pytest.mark.parametrize("kind", [Hooked, Peeks, PeeksElsewhere, Asks])
+@pytest.mark.parametrize(
+    "kind", [Hooked, Peeks, PeeksElsewhere, PeeksInAProperty, PeeksInside, Asks]
+)
 def test_modes_that_differ_are_both_traced(kind: type[nn.Module]) -> None:
     traced = trace(kind(), (torch.zeros(2, 4),))
     names = {m: [n.name for n in graph.nodes] for m, graph in traced.graphs.items()}
