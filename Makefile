@@ -18,7 +18,7 @@ SOURCES := fxplastic tests examples tools $(wildcard docs/*.py)
 export PYTHONPATH := $(CURDIR)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test check lint format types exact optimizers mutants nightly zoo zoo-small \
+.PHONY: help env demo test check lint format types exact optimizers mutants planted nightly zoo zoo-small \
 	approximate evidence parting overhead killed bench bench-env bench-quick \
 	same-network saved docs look clean
 
@@ -31,6 +31,7 @@ help:
 	@echo "make exact    the exactness table over 31 models: docs/exact.md (resumable)"
 	@echo "make nightly  property tests over 2,000 drawn architectures"
 	@echo "make mutants  mistakes planted in every rule, and who survives: docs/mutants.md"
+	@echo "make planted  mistakes planted around the rules, and who survives: docs/planted.md (about 25 min)"
 	@echo "make optimizers  how optimizer state follows: docs/optimizers.md (a minute)"
 	@echo "make zoo      every model of timm, torchvision, transformers: docs/zoo.md (hours; resumable)"
 	@echo "make zoo-small  the smallest model of each of timm's files, from nothing (about 40 min)"
@@ -92,6 +93,9 @@ optimizers: $(STAMP)
 
 mutants: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) -m tools.mutants
+
+planted: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m tools.planted
 
 # SHARD=1/4 does every fourth model; several shards may run at once.
 SHARD ?= 1/1

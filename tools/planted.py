@@ -115,8 +115,15 @@ def first_failure(where: Path, tests: Sequence[str]) -> str:
 
 
 def run(mistakes: Sequence[Mistake], tests: Mapping[str, Sequence[str]]) -> dict[Mistake, str]:
-    """The first test that fails for each mistake; empty for survivors."""
+    """The first test that fails for each mistake; empty for survivors.
+
+    Raises:
+        ValueError: a mistake does not fit the code as it is.
+        RuntimeError: a test fails without any mistake, or the tests did not run.
+    """
     killers: dict[Mistake, str] = {}
+    for mistake in mistakes:  # before anything is run: the code may have changed since
+        mistaken((ROOT / "fxplastic" / mistake.file).read_text(encoding="utf-8"), mistake)
     with tempfile.TemporaryDirectory() as folder:
         where = checkout(Path(folder))
         files = sorted({mistake.file for mistake in mistakes})
