@@ -179,12 +179,41 @@ class Chain(HandMade):
         return self.third(torch.relu(self.second(h))) + self.wide(torch.cat([h, x], 1))
 
 
+class GroupedTwice(HandMade):
+    """Two grouped convolutions take the same neurons up, with other rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 1)
+        self.left, self.right = nn.Conv2d(6, 8, 1, groups=2), nn.Conv2d(6, 4, 1, groups=2)
+        i = torch.arange(6)
+
+        def rows(count: int) -> Tensor:
+            return (i // 3)[:, None] * count + torch.arange(count)
+
+        self.groups = named(
+            group(
+                6,
+                site("first.weight", 0, "producer", i),
+                site("first.bias", 0, "producer", i),
+                site("left.weight", 1, "consumer", i % 3, rows(4)),
+                site("right.weight", 1, "consumer", i % 3, rows(2)),
+                blocks=2,
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.first(x))
+        return torch.cat([self.left(h), self.right(h)], 1)
+
+
 INPUTS = {
     ConvNet: (7, 3, 4, 4),
     Branches: (7, 4),
     Tied: (7, 4),
     Transposed: (3, 4, 5, 5),
     Chain: (7, 4),
+    GroupedTwice: (3, 3, 2, 2),
 }
 MODELS = tuple(INPUTS)
 

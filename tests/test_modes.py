@@ -164,6 +164,23 @@ def written_to_if_not_cast(model: Any, h: Tensor) -> Tensor:
     return model.b(h.float()) + same[:, :3]
 
 
+class TurnsItsInput(nn.Module):
+    """Eval mode alone writes to what training reads: neither may see what the other has done."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.turn, self.b = nn.Linear(5, 8), nn.Identity(), nn.Linear(8, 3)
+
+        def turn(layer: nn.Module, given: Any, result: Tensor) -> None:
+            if not layer.training:
+                result.copy_(result.flip(1))
+
+        self.turn.register_forward_hook(turn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.turn(self.a(x)))
+
+
 class OtherArguments(nn.Module):
     """The same nodes in both modes, but for a number that one of them is given."""
 
@@ -269,6 +286,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], bool]] = {
         (2, 5),
         False,
     ),
+    "turns its input": (TurnsItsInput, (2, 5), False),
     "peeking from outside": (PeekingFromOutside, (2, 5), False),
     "other arguments": (OtherArguments, (2, 5), False),
     "scripted": (Scripted, (2, 5), False),

@@ -116,6 +116,17 @@ def test_a_wrapped_model_is_refused_with_the_way_to_do_it(wrap, call) -> None:
         call(wrap(model), plan)
 
 
+def test_another_width_is_refused_in_place() -> None:
+    model = build(Branches)
+    optimizer = adam(model)
+    train_step(model, optimizer, images(Branches))
+    before = bits(model, optimizer)
+    plan = Plan.from_takes(model, {"left.weight:0": [0, 1, 2, 3, 4, 5, 5]})
+    with pytest.raises(RewriteError, match=r"'left.weight:0' from 6 to 7 .* give a take of 6"):
+        rewrite_(model, plan, optimizer)
+    assert bits(model, optimizer) == before
+
+
 def test_a_plain_module_is_refused() -> None:
     with pytest.raises(RewriteError, match="Linear has no channel groups; pass what fxplastic"):
         rewrite_(nn.Linear(2, 2), turnover(build(Branches)))
@@ -132,14 +143,25 @@ def test_parameters_that_share_memory_without_being_tied_are_refused() -> None:
     assert bits(model) == before
 
 
-def test_groups_that_overlap_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("first", "left_take", "right_take", "left_share"),
+    [
+        (5, [0, 1, 2, 3, 4, 4], [1, 1, 2, 3, 4], [1, 1, 1, 1, 0.5, 0.5]),
+        (0, [1, 1, 2, 3, 4, 5], [1, 1, 2, 3, 4], [0.7, 0.3, 1, 1, 1, 1]),  # other shares alone
+    ],
+)
+def test_groups_that_overlap_are_refused(
+    first: int, left_take: list[int], right_take: list[int], left_share: list[float]
+) -> None:
     model = build(Branches)
     left, right = model.groups.values()
-    clash = Site("fc.weight", 1, "consumer", torch.arange(5)[:, None] + 5)
+    clash = Site("fc.weight", 1, "consumer", torch.arange(5)[:, None] + first)
     model.groups = named(left, group(5, *right.producers, clash))
     before = bits(model)
     plan = Plan.from_takes(
-        model, {"left.weight:0": [0, 1, 2, 3, 4, 4], "right.weight:0": [1, 1, 2, 3, 4]}
+        model,
+        {"left.weight:0": left_take, "right.weight:0": right_take},
+        {"left.weight:0": left_share},
     )
     with pytest.raises(RewriteError, match=r"edit the same positions of 'fc.weight'"):
         rewrite_(model, plan)
