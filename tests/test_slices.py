@@ -47,3 +47,16 @@ def test_a_site_with_rows_beside_one_without_is_summed_over_its_rows() -> None:
     found = Slices(model, "consumer").sums(lambda p: lambda rows: p.detach()[rows])
     assert found["whole"].tolist() == [0 + 2 + 4 + 6]
     assert found["part"].tolist() == [5 + 7]
+
+
+def test_two_places_of_a_group_on_one_axis_both_count() -> None:
+    model = HandMade()
+    model.weight = nn.Parameter(torch.arange(4.0))
+    one = group(
+        2,
+        site("weight", 0, "producer", torch.tensor([0, 1])),
+        site("weight", 0, "producer", torch.tensor([3, 2])),
+    )
+    model.groups = {one.name: one}
+    found = Slices(model, "producer").sums(lambda p: lambda rows: p.detach()[rows])
+    assert found[one.name].tolist() == [0 + 3, 1 + 2]
