@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxplastic.discover import Discovery, discover
 from fxplastic.errors import DiscoverError, TraceError
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options
-from fxplastic.module import PlasticModule, traced_for
+from fxplastic.module import PlasticModule, traced_for, with_layout
 from fxplastic.trace import as_it_is, trace
 from fxplastic.verify import Disagreement
 from fxplastic.verify import verify as check_groups
@@ -113,6 +113,18 @@ def _inferred(model: nn.Module) -> Tensor:
         f"no input size can be inferred for {type(model).__name__}: it has no pretrained_cfg or "
         "default_cfg with an input_size; pass example_inputs, such as torch.zeros(2, 3, 224, 224)"
     )
+
+
+def without_groups(plastic: PlasticModule, reasons: Mapping[str, str]) -> PlasticModule:
+    """The same module with some of its groups frozen, each for a reason.
+
+    Args:
+        plastic: left as it is; tensors are shared.
+        reasons: by name of a group.
+    """
+    groups = {n: g for n, g in plastic.groups.items() if n not in reasons}
+    lost = [r for n, text in reasons.items() for r in _records(plastic.groups[n], text)]
+    return with_layout(plastic, plastic.traced, groups, (*plastic.frozen, *lost))
 
 
 def _without(found: Discovery, refuted: Sequence[Disagreement]) -> Discovery:

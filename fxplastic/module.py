@@ -300,7 +300,8 @@ def options_of(plastic: PlasticModule) -> Options:
 def history(plastic: PlasticModule) -> tuple[Plan, ...]:
     """The plans that were carried out on a module, oldest first.
 
-    A copy has the history of what it was copied from. What a plan did to the weights is not in it.
+    A copy has the history of what it was copied from. What a plan did to the weights is not in it,
+    and a module that is made plastic anew (when a run is resumed, say) begins with none.
 
     >>> import fxplastic
     >>> mlp = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))

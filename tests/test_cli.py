@@ -161,6 +161,21 @@ def test_a_rewrite_is_checked_saved_and_can_be_looked_at_again(capsys: Capture):
     assert again["model"] == "timm/test_resnet"
 
 
+def test_a_rewrite_that_is_found_wrong_is_not_saved(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+):
+    run(f"plan {SMALL} --width 1.5 --out plan.json", capsys)
+    monkeypatch.setattr("fxplastic.commands.rewrite.compared", lambda *_: float("nan"))
+    status, out, _ = run(f"rewrite {SMALL} plan.json --out wide --check", capsys)
+    assert (status, "not saved" in out, Path("wide").exists()) == (1, True, False)
+
+
+def test_indices_are_known_to_commands_that_need_no_weights(capsys: Capture):
+    words = "explain swin_tiny_patch4_window7_224 layers.0.blocks.0.attn"
+    found = printed_json(f"{words}.relative_position_bias_table --axis 0", capsys)
+    assert "more than once" in found["axes"][0]["parts"][0]["reason"]  # not: values not known
+
+
 def test_a_saved_model_is_a_model(capsys: Capture):
     run("plan test_resnet --width 0.5 --out plan.json", capsys)
     run("rewrite test_resnet plan.json --out narrow", capsys)

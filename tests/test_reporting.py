@@ -2,10 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -14,6 +17,8 @@ from fxplastic import Plan, Policy, Turnover, plasticize, report
 from fxplastic.errors import PlanError, ReportError, ScoreError
 from fxplastic.plastic import Plastic
 from fxplastic.reporting.run_files import read_run
+from fxplastic.training.config import Config
+from fxplastic.training.loop import train
 from tests.report_page import EVIL, Net, Page
 
 
@@ -185,3 +190,29 @@ def test_a_half_written_last_line_of_a_run_is_left_out(run: Path):
     assert found.splits["few"] == (None,) * 5
     assert found.splits["top1"][1] == 20.0
     assert [t.epoch for t in found.turnovers] == [2]
+
+
+# -------------------------------------------------------------------------------- from a real run
+def test_a_run_shows_the_life_of_its_neurons_and_its_classes(tmp_path: Path):
+    config = Config(
+        model="test_resnet", epochs=3, every=1, warmup=0, out=str(tmp_path / "run")
+    )  # fmt: skip
+    train(config, progress=False)
+    plastic = plasticize(
+        timm.create_model("test_resnet", num_classes=10), torch.zeros(2, 3, 32, 32)
+    )
+    found = Page(report(plastic, run=tmp_path / "run").html)
+    text = " ".join(" ".join(found.text).split()).lower()
+    assert "turnover" in text
+    assert "accuracy" in text
+    assert found.open == []
+
+
+def test_the_pass_does_not_load_what_only_reports_need():
+    lazy = ("jinja2.environment", "matplotlib", "rich", "typer")
+    code = (
+        "import sys, torch, timm, torchvision; before = set(sys.modules); import fxplastic; "
+        f"print([m for m in {lazy} if m in sys.modules and m not in before])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

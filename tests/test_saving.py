@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import fxplastic
 from fxplastic import Plan, history, load, plasticize, rewrite, rewrite_, save
+from fxplastic.api import without_groups
 from tests import saved_models
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,6 +123,15 @@ def test_history_is_kept_by_rewrites_copies_and_files(tmp_path: Path):
     again = rewrite(found.plastic, Plan.random(found.plastic, prune=0.5)).module
     save(tmp_path / "again", again)
     assert same(load(tmp_path / "again", Net).plastic, again)
+
+
+def test_groups_that_were_refuted_stay_frozen(tmp_path: Path):
+    plastic = without_groups(small(), {"grow.0.weight:0": "it was refuted"})
+    assert plastic.groups.keys() < small().groups.keys()
+    save(tmp_path / "net", plastic)
+    found = load(tmp_path / "net", Net).plastic
+    assert found.groups.keys() == plastic.groups.keys()
+    assert "frozen when the model was saved" in found.frozen[-1].reason
 
 
 def test_a_refused_plan_leaves_no_trace_in_the_history():
@@ -290,6 +300,28 @@ def test_an_optimizer_that_the_file_makes_up_is_not_built(tmp_path: Path):
     manifest = json.loads((tmp_path / "net" / "fxplastic.json").read_text())
     edit(tmp_path / "net", optimizer=manifest["optimizer"] | {"class": "torch.Optimizer"})
     with pytest.raises(fxplastic.SaveError, match=r"is a torch\.Optimizer, which is not built"):
+        load(tmp_path / "net", Net)
+
+
+def test_a_state_dict_under_other_names_is_refused(tmp_path: Path):
+    plastic = small()
+    plastic.register_state_dict_post_hook(
+        lambda module, state, prefix, local: state.update(other=state.pop("first.bias"))
+    )
+    with pytest.raises(fxplastic.SaveError, match=r"the state dict has no 'first\.bias'"):
+        save(tmp_path / "net", plastic)
+
+
+def test_a_manifest_without_a_key_and_a_builder_without_a_module_are_refused(tmp_path: Path):
+    save(tmp_path / "net", small())
+    with pytest.raises(fxplastic.SaveError, match=r"made a int, no module"):
+        load(tmp_path / "net", lambda: 3)
+    path = tmp_path / "net" / "fxplastic.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    del manifest["inputs"]
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    edit(tmp_path / "net")
+    with pytest.raises(fxplastic.SaveError, match=r"has no key 'inputs'"):
         load(tmp_path / "net", Net)
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxplastic import plasticize
 from fxplastic.errors import TraceError
 from fxplastic.trace import on_meta, trace
 from tests.tracing import Functional, assert_same_bits, images, plastic_of
@@ -57,6 +58,29 @@ def test_a_constant_that_was_written_to_is_not_taken_for_what_it_was() -> None:
 
     with pytest.raises(TraceError, match=r"bool\(\)"):
         trace(Functional(forward), (images(),))
+
+
+class Counted(nn.Module):
+    """Neurons are added to others that an index names, which changes afterwards or never does."""
+
+    def __init__(self, *, changes: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.changes = nn.Linear(5, 8), nn.Linear(8, 3), changes
+        self.index = nn.Buffer(torch.arange(8).flip(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        result: Tensor = self.second(hidden + hidden.index_select(1, self.index))
+        if self.changes:
+            self.index.add_(1).remainder_(8)
+        return result
+
+
+def test_an_index_that_is_written_to_after_its_use_was_never_known() -> None:
+    still, moving = (plasticize(Counted(changes=c), torch.zeros(2, 5)) for c in (False, True))
+    assert [group.size for group in still.groups.values()] == [4]  # pairs of neurons
+    assert not moving.groups
+    assert any("values that are not known" in axis.reason for axis in moving.frozen)
 
 
 @pytest.mark.parametrize(

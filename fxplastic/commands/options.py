@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from fxplastic.api import plasticize
 from fxplastic.commands.weights import load_weights
 from fxplastic.errors import ModelError
+from fxplastic.interpret import tensors_in
+from fxplastic.meta import plain_attributes
 from fxplastic.models import ModelSource, build_model, find_model
 from fxplastic.module import PlasticModule
 
@@ -113,7 +115,9 @@ class Subject:
         arguments = self.builder_arguments()
         if meta:
             try:
-                return build_model(source, arguments, device="meta")
+                model = build_model(source, arguments, device="meta")
+                if not _has_indices(model):
+                    return model
             except ModelError:  # a constructor that computes with tensors: it needs their values
                 pass
         return build_model(source, arguments)
@@ -145,6 +149,24 @@ class Subject:
         if kind == "torchvision":
             return _torchvision_input(model)
         return None
+
+
+def _has_indices(model: nn.Module) -> bool:
+    """Whether a model holds whole numbers by which its code may look others up.
+
+    What they are tells neurons apart: without their values, groups and reasons could be others.
+    """
+    return any(
+        tensor.ndim > 0 and not (tensor.is_floating_point() or tensor.is_complex())
+        for tensor in (*model.buffers(), *_loose(model))
+    )
+
+
+def _loose(model: nn.Module) -> Iterator[Tensor]:
+    """Tensors in plain attributes."""
+    for module in model.modules():
+        for _, value in plain_attributes(module):
+            yield from tensors_in(value)
 
 
 def _argument(text: str) -> tuple[str, Any]:

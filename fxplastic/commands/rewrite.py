@@ -28,8 +28,8 @@ def rewrite(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Compare outputs before and after in float64; exit 1 if a "
-                     "plan that should leave the function as it was changes it."),
+        typer.Option("--check", help="Compare outputs before and after in float64; exit 1, and "
+                     "save nothing, if a plan changes what it should leave as it was."),
     ] = False,
     weights: o.Weights = None,
     arg: o.Arguments = None,
@@ -51,12 +51,14 @@ def rewrite(
     plastic = subject.plastic(real=True)
     result = rewritten(plastic, wanted).module
     error = compared(plastic, wanted, seed) if check else None
-    save(out, result, overwrite=overwrite, **_identity(subject))
     expected = wanted.preserving and all(plastic.groups[n].exact for n in wanted.edits)
+    wrong = expected and error is not None and not error <= TOLERANCE
+    if not wrong:
+        save(out, result, overwrite=overwrite, **_identity(subject))
     found = o.mapping(
         {
             "model": model,
-            "folder": str(out),
+            "folder": None if wrong else str(out),
             "parameters": [count_parameters(plastic), count_parameters(result)],
             "preserving": expected,
             "error": error,
@@ -68,7 +70,7 @@ def rewrite(
         print_json(found)
     else:
         _show(found)
-    raise typer.Exit(1 if expected and error is not None and not error <= TOLERANCE else 0)
+    raise typer.Exit(int(wrong))
 
 
 def _identity(subject: o.Subject) -> dict[str, Any]:
@@ -94,9 +96,8 @@ def compared(plastic: PlasticModule, plan: Plan, seed: int) -> float:
 
 def _show(found: dict[str, Any]) -> None:
     out = console()
-    out.print(
-        f"parameters {change(*found['parameters'])}; saved in {found['folder']}", markup=False
-    )
+    kept = f"saved in {found['folder']}" if found["folder"] else "not saved: it is wrong"
+    out.print(f"parameters {change(*found['parameters'])}; {kept}", markup=False)
     if found["weights"] is None:
         out.print("no --weights were given: these are the model's own, drawn from --seed or saved")
     if found["error"] is not None:

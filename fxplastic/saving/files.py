@@ -22,6 +22,12 @@ MODEL, BUFFERS, OPTIMIZER, PLANS = (
 )  # fmt: skip
 
 
+KEYS = (
+    "model options inputs groups fingerprints training fixed channels_last extra optimizer files"
+).split()
+"""What every manifest has."""
+
+
 def write_folder(folder: Path, fill: Callable[[Path], Mapping[str, Any]], overwrite: bool) -> None:
     """Fill a temporary folder beside `folder`, then give it its name.
 
@@ -125,6 +131,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     _check_version(path, manifest.get("version"))
     if manifest.get("digest") != _digest(manifest):
         raise SaveError(f"{path} is damaged: its SHA-256 is not the one in it; {_AGAIN}")
+    missing = [key for key in KEYS if key not in manifest]
+    if missing:
+        raise SaveError(f"{path} has no key {missing[0]!r}; {_AGAIN}")
     for name, digest in manifest["files"].items():
         file = folder / name
         if Path(name).name != name or not file.is_file():

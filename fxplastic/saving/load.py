@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fxplastic.api import plasticize
+from fxplastic.api import plasticize, without_groups
 from fxplastic.errors import FxPlasticError, SaveError
 from fxplastic.meta import plain_attributes
 from fxplastic.models import ModelSource, build_library_model, find_library_model
@@ -71,7 +71,9 @@ def load(
 
     Raises:
         SaveError: a file is missing, damaged, of a newer version or of another model; nothing
-            was changed.
+            was changed. Of another model are other names, shapes or groups: models that differ in
+            an activation alone look alike.
+        FxPlasticError: the model that was given cannot be made plastic.
     """
     place = Path(folder)
     manifest = read_manifest(place)
@@ -123,6 +125,8 @@ def _rebuilt(
     """The model in its present widths, on meta as far as it can be."""
     if model is not None:
         made = copy.deepcopy(model) if isinstance(model, nn.Module) else model()
+        if not isinstance(made, nn.Module):
+            raise SaveError(f"the model that was given made a {type(made).__name__}, no module")
         return _at_widths(place, made, manifest, plans, stored)
     source = _source(place, manifest)
     try:
@@ -130,9 +134,7 @@ def _rebuilt(
         plastic = _at_widths(place, made, manifest, plans, stored)
         if not _values_missing(plastic):
             return plastic
-    except SaveError:
-        raise
-    except FxPlasticError:  # its constructor, or its forward, computes with values
+    except FxPlasticError:  # it computes with values, or has other groups where they are not known
         pass
     made = build_library_model(source, arguments)
     return _at_widths(place, made, manifest, plans, stored)
@@ -176,6 +178,10 @@ def _at_widths(
         approximate=options["approximate"],
         freeze=options["freeze"],
     )
+    kept = set(manifest["groups"])
+    refuted = dict.fromkeys(plastic.groups.keys() - kept, "it was frozen when the model was saved")
+    if refuted:
+        plastic = without_groups(plastic, refuted)
     first, last = manifest["fingerprints"]
     if plastic.fingerprint != first:
         raise SaveError(

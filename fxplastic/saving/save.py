@@ -93,6 +93,12 @@ def save(
 
 def _state(plastic: PlasticModule) -> dict[str, Tensor]:
     state = plastic.state_dict()
+    lost = [name for name, _ in plastic.named_parameters() if name not in state]
+    if lost:
+        raise SaveError(
+            f"the state dict has no {lost[0]!r} (a hook of the model gives it other names, say): "
+            "what is stored under other names could not be loaded; save the module without it"
+        )
     for name, value in state.items():
         if not isinstance(value, Tensor) or value.is_meta or value.layout != torch.strided:
             kind = "tensor without values" if isinstance(value, Tensor) else type(value).__name__
@@ -129,6 +135,7 @@ def _manifest(
             "freeze": list(options.freeze),
         },
         "inputs": encode({"args": tuple(traced.args), "kwargs": dict(traced.kwargs)}, "the inputs"),
+        "groups": list(plastic.groups),  # fewer than discovery finds where some were refuted
         "fingerprints": [plans[0].source if plans else plastic.fingerprint, plastic.fingerprint],
         "training": [path for path, m in plastic.named_modules() if m.training],
         "fixed": [name for name, p in plastic.named_parameters() if not p.requires_grad],
