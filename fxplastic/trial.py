@@ -2,8 +2,11 @@
 
 The copy is moved away from where mistakes hide: parameters that stand at a constant (a
 zero-initialised layer scale, fresh norm statistics) are spread, as exactness belongs to the
-structure and not to the weights. Dropout is the identity, as copies of a neuron draw their own
-masks; what is drawn per sample (stochastic depth) stays, always from the same random state.
+structure and not to the weights. Running statistics are then taken from the inputs themselves:
+drawn ones do not fit the activations, which grow from layer to layer until, in a hundred of them,
+rounding alone (weights changed by 1e-15) moves the output by tenths. Dropout is the identity, as
+copies of a neuron draw their own masks; what is drawn per sample (stochastic depth) stays, always
+from the same random state.
 """
 
 from __future__ import annotations
@@ -62,6 +65,8 @@ class Trial:
         double = copy.deepcopy(plastic).double()
         for module in (_randomised(double, generator), double):
             subject = cls(module, real_args, real_kwargs, seed)
+            if module is not double:
+                subject._calibrate()
             outputs = subject.outputs(module, training=False)
             if all(bool(torch.isfinite(output).all()) for output in outputs):
                 return replace(subject, writes=subject._written())
@@ -69,6 +74,24 @@ class Trial:
             "verify=True: the model's output is not finite in float64 on random inputs, so no "
             "group can be checked. Pass example inputs that are real tensors, or verify=False."
         )
+
+    def _calibrate(self) -> None:
+        """Take running statistics from the inputs, where the model runs in train mode.
+
+        Of train mode itself nothing changes, as it does not read them.
+        """
+        copied, norms = copy.deepcopy(self.module).train(), _WholeMomentum()
+        try:
+            with torch.no_grad(), float64_throughout(), _seeded(self.seed), _NoDropout(), norms:
+                copied(*self.args, **self.kwargs)
+        except (
+            Exception
+        ):  # such as batch statistics over a single value: eval mode alone is checked
+            return
+        own = dict(self.module.named_buffers())
+        for name, buffer in copied.named_buffers():
+            if id(buffer) in norms.statistics and bool(torch.isfinite(buffer).all()):
+                own[name].copy_(buffer)
 
     def _written(self) -> bool:
         """Whether a run in some mode writes to a parameter."""
@@ -155,6 +178,35 @@ class _NoDropout(TorchFunctionMode):
             args, options = (*args[:4], *((0.0,) if len(args) > 4 else ()), *args[5:]), options
             if "dropout_p" in options:
                 options["dropout_p"] = 0.0
+        return func(*args, **options)
+
+
+class _WholeMomentum(TorchFunctionMode):
+    """Makes running statistics those of the batch, and of no batch before it.
+
+    Attributes:
+        statistics: `id` of each tensor of running statistics that a norm was called with.
+    """
+
+    _NORMS = (functional.batch_norm, functional.instance_norm)
+    _NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.statistics: set[int] = set()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = dict(kwargs or {})
+        if func in self._NORMS:
+            places = len(self._NAMES)
+            given = dict(zip(self._NAMES, args, strict=False)) | options
+            self.statistics |= {id(given.get(name)) for name in self._NAMES[1:3]}
+            if len(args) < places:
+                options["momentum"] = 1.0
+            else:
+                args = (*args[: places - 1], 1.0, *args[places:])
         return func(*args, **options)
 
 

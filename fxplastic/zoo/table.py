@@ -25,10 +25,10 @@ width. Every tensor's shape has to be what the sites' positions foretell.
 Models of at most {most:,} parameters are checked in float64 as well, in eval and in train mode:
 the turnover (uneven and signed shares) against masking, the pruning against masking, the growth
 (signed shares) and the traced forward against the model as it was. Parameters that stand at a
-constant are spread first, dropout is the identity, stochastic depth has the same seed, and where a
-model's code names float32, it gets float64. *Error* is
-the worst of all these, relative to the largest output; it has to be at most {tolerance:g}. *Effect*
-is what masking changes. The input is the smallest (from 56 pixels on) at which the model makes the
+constant are spread first, running statistics are taken from the input (in rows made first they were
+drawn), dropout is the identity, stochastic depth has the same seed, and where a model's code names
+float32, it gets float64. *Error* is the worst of all these, relative to the largest output; it has
+to be at most {tolerance:g}. *Effect* is what masking changes. The input is the smallest (from 56 pixels on) at which the model makes the
 same calls as at its own size; a model that is made for one size is made for the smaller one where
 its constructor can. It is a batch of four up to 140 pixels (of eight in rows made first), of two
 above. Where two names are the same program (equal graphs, layers and shapes), the second has the
@@ -193,8 +193,14 @@ def _reasons(rows: Sequence[Row], most: int = 25) -> str:
 
 def _bad(rows: Sequence[Row]) -> str:
     bad = [row for row in rows if problems(row)]
-    lines = [f"- `{row['model']}`: {'; '.join(problems(row))}" for row in bad]
+    lines = [f"- `{row['model']}`: {'; '.join(problems(row))}{_floor(row)}" for row in bad]
     return "## Problems\n\n" + ("\n".join(lines) or "none") + "\n"
+
+
+def _floor(row: Row) -> str:
+    """How far rounding alone moves the model's outputs, where that was measured."""
+    floor = row.get("float64", {}).get("floor")
+    return "" if floor is None else f" (weights changed by 1e-15 move it by {floor:.1e})"
 
 
 def _models(rows: Sequence[Row]) -> str:
