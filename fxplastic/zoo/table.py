@@ -22,17 +22,17 @@ groups with `attention="value"`, and rewritten there: by a turnover of {turned:.
 and by a plan in which every other group grows to {grown} and the others shrink to {pruned} of their
 width. Every tensor's shape has to be what the sites' positions foretell.
 
-Models of at most {most:,} parameters are checked in float64 as well, in eval and in train mode:
-the turnover (uneven and signed shares) against masking, the pruning against masking, the growth
-(signed shares) and the traced forward against the model as it was. Parameters that stand at a
-constant are spread first, running statistics are taken from the input (in rows made first they were
-drawn), dropout is the identity, stochastic depth has the same seed, and where a model's code names
-float32, it gets float64. *Error* is the worst of all these, relative to the largest output; it has
-to be at most {tolerance:g}. *Effect* is what masking changes. The input is the
-smallest (from 56 pixels on) at which the model makes the same calls as at its own size; a model
-that is made for one size is made for the smaller one where its constructor can. It is a batch of four up to 140 pixels (of eight in rows made first), of two
-above. Where two names are the same program (equal graphs, layers and shapes), the second has the
-first one's figures, *as* it.
+Models of at most {most:,} parameters are checked in float64 as well, in eval and in train mode: the
+turnover (uneven and signed shares) against masking, the pruning against masking, the growth (signed
+shares) and the traced forward against the model as it was. Parameters that stand at a constant are
+spread first, running statistics are taken from the input (in rows made first they were drawn),
+dropout is the identity, stochastic depth has the same seed, and where a model's code names float32,
+it gets float64. *Error* is the worst of all these, relative to the largest output; it has to be at
+most {tolerance:g}. *Effect* is what masking changes. The input is the smallest (from 56 pixels on)
+at which the model makes the same calls as at its own size; a model that is made for one size is
+made for the smaller one where its constructor can. It is a batch of four up to 140 pixels (of eight
+in rows made first), of two above. Where two names are the same program (equal graphs, layers and
+shapes), the second has the first one's figures, *as* it.
 
 *Coverage* is the share of all slots in exact groups: with attention frozen, with
 `attention="value"`, and with `approximate=True` besides (streams that a norm averages over).
