@@ -20,7 +20,7 @@ export PYTHONPATH := $(CURDIR)
 .DEFAULT_GOAL := help
 .PHONY: help env demo test check lint format types exact optimizers mutants planted nightly zoo zoo-small \
 	approximate evidence parting overhead killed bench bench-env bench-quick \
-	same-network saved docs look clean
+	same-network saved settings docs look clean
 
 help:
 	@echo "make demo     train on long-tailed digits, turn neurons over once, compare (about 4 min)"
@@ -40,6 +40,7 @@ help:
 	@echo "make overhead what scoring and a turnover cost, beside a training step (a minute)"
 	@echo "make same-network  a ResNet-18 through turnovers is the plain one throughout (20 minutes)"
 	@echo "make saved    ten models saved and loaded in another process: docs/saved.md (5 minutes)"
+	@echo "make settings  what works where, from the tests: docs/settings.md (5 minutes)"
 	@echo "make killed   the trainer, killed at ten random moments and resumed (2 minutes)"
 	@echo "make bench    speed beside Torch-Pruning: docs/speed.md (about an hour; resumable)"
 	@echo "make bench-quick  a few of its ratios, compared with the stored ones (3 minutes)"
@@ -63,6 +64,9 @@ test: $(STAMP)
 
 saved: $(STAMP)
 	OMP_NUM_THREADS=1 $(PY) tools/saved.py --out docs/saved.md
+
+settings: $(STAMP)
+	OMP_NUM_THREADS=1 $(PY) -m tools.settings --out docs/settings.md
 
 nightly: $(STAMP)
 	OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=nightly $(PY) -m pytest -n $(JOBS) -m "" tests/test_property*.py $(PYTEST_ARGS)
