@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.settings import OUTCOMES, Setting, settings_of, test_of
+from tools.settings import OUTCOMES, Setting, settings_of, file_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 
@@ -19,7 +19,7 @@ def shown(items: list[pytest.Item]) -> dict[Setting, set[str]]:
     files: dict[Setting, set[str]] = {}
     for item in items:
         for setting in settings_of(item):
-            files.setdefault(setting, set()).add(test_of(item))
+            files.setdefault(setting, set()).add(file_of(item))
     return files
 
 
@@ -33,7 +33,7 @@ def test_what_the_marked_tests_show_is_in_the_table(request: pytest.FixtureReque
 
 
 def test_every_line_of_the_table_is_shown_by_its_tests(request: pytest.FixtureRequest):
-    present = {test_of(item) for item in request.session.items}
+    present = {file_of(item) for item in request.session.items}
     whole = not request.config.getoption("keyword") and not request.config.getoption("markexpr")
     known = {setting.line(files) for setting, files in shown(request.session.items).items()}
     for line in written():

@@ -71,7 +71,7 @@ def settings_of(item: pytest.Item) -> list[Setting]:
     return found
 
 
-def test_of(item: pytest.Item) -> str:
+def file_of(item: pytest.Item) -> str:
     """The file of a test, as the table names it."""
     return f"`{Path(item.path).relative_to(ROOT)}`"
 
@@ -87,7 +87,7 @@ class Shown:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
             for setting in settings_of(item):
-                self.files.setdefault(setting, set()).add(test_of(item))
+                self.files.setdefault(setting, set()).add(file_of(item))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed or report.skipped:
