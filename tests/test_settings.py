@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.settings import OUTCOMES, Setting, settings_of, file_of
+from tools.settings import OUTCOMES, Setting, file_of, settings_of
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 
