@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fxplastic.sharded import whole
+
 
 @dataclass(frozen=True, eq=False)
 class AxisMap:
@@ -47,10 +49,13 @@ def gathered(tensor: Tensor, maps: Sequence[AxisMap]) -> Tensor:
 def applied(
     tensor: Tensor, maps: Sequence[AxisMap], factor_of: Callable[[AxisMap], Tensor | None]
 ) -> Tensor:
-    """`tensor` gathered and scaled along every map, as a new tensor of the same dtype."""
-    result = tensor.detach()
+    """`tensor` gathered and scaled along every map, as a new tensor of the same dtype.
+
+    A sharded tensor is taken together first; the result is whole.
+    """
+    result = whole(tensor).detach()
     for m in maps:
-        m = m if m.index.device == tensor.device else m.to(tensor.device)
+        m = m if m.index.device == result.device else m.to(result.device)
         if m.index.ndim == 1:
             result = result.index_select(m.axis, m.index)
         else:

@@ -25,6 +25,7 @@ from fxplastic.groups import Site
 from fxplastic.plan import Plan
 from fxplastic.plastic import Plastic
 from fxplastic.policy import Policy, split_of
+from fxplastic.sharded import whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +109,11 @@ class Touch:
         """Noise from each original's outgoing weights into its copy's."""
         unshared = applied(recipe.tensor, recipe.maps, lambda _: None)
         for place, draw in self._draws(recipe, consumers):
-            whole = unshared[place.cells(place.originals)]
-            noise = draw(whole.shape).to(new)
+            weights = unshared[place.cells(place.originals)]
+            noise = draw(weights.shape).to(new)
             each = [d for d in range(noise.ndim) if d != _neuron_dim(place)]
             norm = _norm(noise, each).clamp_min(torch.finfo(noise.dtype).tiny)
-            noise = noise * (self.policy.zero_sum * _norm(whole, each) / norm)
+            noise = noise * (self.policy.zero_sum * _norm(weights, each) / norm)
             new[place.cells(place.slots)] += noise
             if len(set(place.originals)) == len(place.originals):
                 new[place.cells(place.originals)] -= noise
@@ -148,9 +149,11 @@ class Touch:
             if known is not None:
                 new[cells] = fresh[known]
             elif new.ndim < 2:  # a bias starts at zero, a layer's scale at what the others have
-                new[cells] = 0.0 if recipe.name.endswith("bias") else recipe.tensor.detach().mean()
+                new[cells] = (
+                    0.0 if recipe.name.endswith("bias") else whole(recipe.tensor).detach().mean()
+                )
             else:
-                spread = recipe.tensor.detach().std(correction=0)
+                spread = whole(recipe.tensor).detach().std(correction=0)
                 new[cells] = draw(new[cells].shape).to(new) * spread
         return new
 

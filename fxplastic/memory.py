@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fxplastic.errors import RewriteError
 from fxplastic.plastic import Plastic
+from fxplastic.sharded import here
 
 
 def check_memory(plastic: Plastic, touched: set[int]) -> None:
@@ -21,7 +22,7 @@ def check_memory(plastic: Plastic, touched: set[int]) -> None:
                 "make it contiguous: .contiguous() before it becomes a parameter"
             )
     spans: dict[tuple[torch.device, int], list[tuple[int, int, str]]] = {}
-    for name, tensor in named.items():
+    for name, tensor in ((name, here(tensor)) for name, tensor in named.items()):
         if tensor.numel() and tensor.layout == torch.strided and tensor.device.type != "meta":
             first = int(tensor.storage_offset()) * tensor.element_size()
             steps = zip(tensor.shape, tensor.stride(), strict=True)

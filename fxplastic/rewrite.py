@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from fxplastic import changes
 from fxplastic.axis_maps import AxisMap
+from fxplastic.changes import Change
 from fxplastic.diversity import Touch, touch_of
 from fxplastic.errors import RewriteError
 from fxplastic.gather import Recipe, recipes
@@ -27,25 +28,8 @@ from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.policy import Policy
 from fxplastic.rewritten import PlasticT, Rewritten
-from fxplastic.slices import pieces
+from fxplastic.sharded import is_sharded, reshard
 from fxplastic.widths import lay_out, resized_module
-
-
-@dataclass(frozen=True, eq=False)
-class _Change:
-    """A tensor and what it is to hold."""
-
-    label: str
-    old: Tensor
-    new: Tensor
-    key: str = ""
-
-    def put(self, parameter: Any, optimizer: Optimizer | None) -> None:
-        """Give it to a new parameter: as its gradient, or as optimizer state under `key`."""
-        if not self.key:
-            parameter.grad = self.new
-        elif optimizer is not None:
-            optimizer.state[parameter][self.key] = self.new
 
 
 def rewrite_(
@@ -102,15 +86,40 @@ def rewrite_together_(
     Raises:
         RewriteError: as for `rewrite_`; none of the models was changed.
     """
-    changes: list[_Change] = []
+    made_together(models, plan, policy=policy, seed=seed).carry_out()
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A rewrite in place that is ready: every new tensor exists, no old one was overwritten."""
+
+    plastics: tuple[Plastic, ...]
+    plan: Plan
+    changes: tuple[Change, ...]
+
+    def carry_out(self) -> None:
+        """Write all of it, or put back what was written."""
+        changes.commit(self.changes)
+        for plastic in self.plastics:
+            _remember(plastic, self.plan)
+
+
+def made_together(
+    models: Sequence[tuple[Plastic, Optimizer | None]],
+    plan: Plan,
+    *,
+    policy: Policy | None = None,
+    seed: int = 0,
+) -> Made:
+    """All that `rewrite_together_` writes, not written yet; arguments and errors as there."""
+    made: list[Change] = []
     for plastic, optimizer in models:
+        reshard(plastic)
         _check(plastic, plan, optimizer)
         _check_widths(plan)
         touch = None if policy is None else touch_of(plastic, plan, policy, seed)
-        changes += _changes(plastic, plan, optimizer, touch)
-    _commit(changes)
-    for plastic, _ in models:
-        _remember(plastic, plan)
+        made += _changes(plastic, plan, optimizer, touch)
+    return Made(tuple(plastic for plastic, _ in models), plan, tuple(made))
 
 
 def _remember(plastic: Plastic, plan: Plan) -> None:
@@ -137,7 +146,7 @@ def rewrite(
     Raises:
         PlanError: as for `rewrite_`.
         WidthError: the new widths cannot be laid out, or not exactly.
-        RewriteError: as for `rewrite_`.
+        RewriteError: as for `rewrite_`; or the model's parameters are sharded.
         OptimizerError: as for `rewrite_`.
 
     >>> from fxplastic import Plan, plasticize
@@ -148,6 +157,7 @@ def rewrite(
     Linear(in_features=3, out_features=3, bias=True)
     """
     _check(plastic, plan, optimizer)
+    _check_whole(plastic)
     if not plan.keeps_widths:
         return _rewrite_widths(plastic, plan, optimizer)
     module = copy.deepcopy(plastic)
@@ -176,22 +186,22 @@ def _rewrite_widths(
             f"{type(plastic).__name__} has no graph to change widths in; pass what "
             "fxplastic.plasticize returns"
         )
-    _step("lay out")
+    changes.step("lay out")
     found, made = lay_out(plastic, plan)
     check_memory(plastic, {id(recipe.tensor) for recipe in made})
     with torch.no_grad():
-        changes = {r.name: list(_changes_of(r, optimizer)) for r in made}
-    _step("build")
-    values = {name: laid_like(own[0].new, own[0].old) for name, own in changes.items()}
+        new = {r.name: list(_changes_of(r, optimizer)) for r in made}
+    changes.step("build")
+    values = {name: laid_like(own[0].new, own[0].old) for name, own in new.items()}
     module: Any = resized_module(plastic, found, values)
     _remember(module, plan)
     twins = _twins(plastic, module)
     twin = None if optimizer is None else twin_optimizer(optimizer, twins)
     for recipe in made:
         parameter = twins.get(id(recipe.tensor))
-        for change in changes[recipe.name][1:]:
+        for change in new[recipe.name][1:]:
             change.put(parameter, twin)
-    _step("finish")
+    changes.step("finish")
     return Rewritten(module, twin, _maps(made), _id(optimizer))
 
 
@@ -204,17 +214,23 @@ def _id(optimizer: Optimizer | None) -> int | None:
     return None if optimizer is None else id(optimizer)
 
 
-def _step(name: str) -> None:
-    """Called before every step of a rewrite; tests let it fail."""
-
-
 def _check(plastic: Plastic, plan: Plan, optimizer: Optimizer | None) -> None:
     """Refuse whatever can be refused without looking at a tensor."""
-    _step("check")
+    changes.step("check")
     require_plastic(plastic, RewriteError)
     check_plan(plastic, plan)
     if optimizer is not None:
         check_optimizer(optimizer, plastic)
+
+
+def _check_whole(plastic: Plastic) -> None:
+    """A copy of a sharded model would be no sharded model."""
+    for name, parameter in plastic.named_parameters():
+        if is_sharded(parameter):
+            raise RewriteError(
+                f"{name!r} is sharded over processes, of which no copy can be made; use rewrite_ "
+                "(constant widths), or rewrite the model before it is sharded"
+            )
 
 
 def _check_widths(plan: Plan) -> None:
@@ -229,9 +245,9 @@ def _check_widths(plan: Plan) -> None:
 
 def _changes(
     plastic: Plastic, plan: Plan, optimizer: Optimizer | None, touch: Touch | None
-) -> list[_Change]:
+) -> list[Change]:
     """Every new tensor, made before the first old one is overwritten."""
-    _step("lay out")
+    changes.step("lay out")
     found = recipes(plastic, plan)
     check_memory(plastic, {id(recipe.tensor) for recipe in found})
     with torch.no_grad():
@@ -240,66 +256,25 @@ def _changes(
 
 def _changes_of(
     recipe: Recipe, optimizer: Optimizer | None, touch: Touch | None = None
-) -> Iterator[_Change]:
+) -> Iterator[Change]:
     """A tensor's own change, its gradient's and its optimizer state's."""
     name, tensor = recipe.name, recipe.tensor
     states = [] if optimizer is None else carried_state(optimizer, recipe, touch)
-    _step(f"make {name}")
+    changes.step(f"make {name}")
     value = recipe.value()
-    yield _Change(name, tensor.detach(), value if touch is None else touch.value(recipe, value))
+    yield Change.of(name, tensor.detach(), value if touch is None else touch.value(recipe, value))
     if tensor.is_leaf and tensor.grad is not None:
         if tensor.grad.layout != torch.strided:
             raise RewriteError(
                 f"the gradient of {name!r} is sparse; set it to None before the rewrite"
             )
-        _step(f"make gradient of {name}")
+        changes.step(f"make gradient of {name}")
         grad = tensor.grad.detach()
-        yield _Change(f"gradient of {name}", grad, recipe.derivative(grad, 1))
+        yield Change.of(f"gradient of {name}", grad, recipe.derivative(grad, 1))
     for key, value, make in states:
-        _step(f"make {key} of {name}")
+        changes.step(f"make {key} of {name}")
         new = make()
-        yield _Change(f"{key} of {name}", value.detach(), new, key)
-
-
-def _commit(changes: Iterable[_Change]) -> None:
-    """Write every change, or put back what was written."""
-    done: list[_Change] = []
-    with torch.no_grad():
-        try:
-            for change in changes:
-                _step(f"write {change.label}")
-                _swap(change)
-                done.append(change)
-            _step("finish")
-        except BaseException:
-            for change in reversed(done):
-                _swap(change)
-            raise
-
-
-def _swap(change: _Change) -> None:
-    """Exchange the contents of old and new: doing it again undoes it."""
-    whole = (change.old, change.new)
-    parts = pieces(change.old) if change.old.ndim else [...]  # a few rows stay in the cache
-    done = 0
-    try:
-        for part in parts:
-            _exchange(*(tensor[part] for tensor in whole))
-            done += 1
-    except BaseException:
-        for part in parts[:done]:
-            _exchange(*(tensor[part] for tensor in whole))
-        raise
-
-
-def _exchange(a: Tensor, b: Tensor) -> None:
-    kept = a.clone()
-    try:
-        a.copy_(b)
-        b.copy_(kept)
-    except BaseException:
-        a.copy_(kept)
-        raise
+        yield Change.of(f"{key} of {name}", value.detach(), new, key)
 
 
 def _dress(new: Any, old: Any) -> None:

@@ -1,7 +1,6 @@
 """What a policy makes of the weights of a turnover; float64, 1e-12 unless said."""
 
 import copy
-import importlib
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fxplastic
+from fxplastic import changes
 from fxplastic.diversity import copies_of
 from fxplastic.errors import OptimizerError, PlanError
 from fxplastic.plan import Plan
@@ -28,7 +28,6 @@ from tests.hand_made import (
 )
 from tests.randomise import randomise
 
-rewrite_module = importlib.import_module("fxplastic.rewrite")  # `fxplastic.rewrite` is the function
 ONE = "conv1.weight:0"
 LEFT = "left.weight:0"
 
@@ -273,14 +272,14 @@ def test_a_turnover_with_noise_is_atomic(monkeypatch: pytest.MonkeyPatch) -> Non
     before = copy.deepcopy(model.state_dict())
     plan = turnover(model, Policy.paper())
     steps: list[str] = []
-    monkeypatch.setattr(rewrite_module, "_step", steps.append)
+    monkeypatch.setattr(changes, "step", steps.append)
     rewrite_(copy.deepcopy(model), plan, policy=Policy.paper())
 
     def fail(name: str) -> None:
         if name == steps[-3]:
             raise MemoryError(name)
 
-    monkeypatch.setattr(rewrite_module, "_step", fail)
+    monkeypatch.setattr(changes, "step", fail)
     with pytest.raises(MemoryError):
         rewrite_(model, plan, optimizer, policy=Policy.paper())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -1,12 +1,10 @@
 """A rewrite that fails or is refused leaves model and optimizer bit for bit as they were."""
 
-import importlib
-
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fxplastic import slices
+from fxplastic import changes, slices
 from fxplastic.errors import RewriteError
 from fxplastic.groups import Site
 from fxplastic.plan import Plan
@@ -24,9 +22,6 @@ from tests.hand_made import (
     train_step,
 )
 
-# The package exports a function of the module's name.
-rewriting = importlib.import_module("fxplastic.rewrite")
-
 
 def turnover(model: HandMade) -> Plan:
     return Plan.random(model, turnover=0.5)
@@ -40,7 +35,7 @@ def steps_of(model: HandMade, plan: Plan, optimizer: torch.optim.Optimizer, monk
     """Names of the steps that a rewrite goes through."""
     seen: list[str] = []
     with monkeypatch.context() as patch:
-        patch.setattr(rewriting, "_step", seen.append)
+        patch.setattr(changes, "step", seen.append)
         rewrite(model, plan, optimizer)
     return seen[1:]  # the copy checks, then rewrites
 
@@ -61,7 +56,7 @@ def test_an_exception_at_any_step_changes_nothing(monkeypatch: pytest.MonkeyPatc
                 raise ZeroDivisionError(name)
 
         with monkeypatch.context() as patch:
-            patch.setattr(rewriting, "_step", fail)
+            patch.setattr(changes, "step", fail)
             with pytest.raises(ZeroDivisionError):
                 rewrite_(model, plan, optimizer)
         assert bits(model, optimizer) == before, steps[last]

@@ -4,7 +4,6 @@
 """
 
 import csv
-import importlib
 import json
 import multiprocessing
 import os
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from fxplastic import changes
 from fxplastic.training import Config, checkpoints, train
 
 KILLS = int(os.environ.get("FXPLASTIC_KILLS", "3"))
@@ -64,7 +64,7 @@ def run_into_a_turnover(config: Config, resume: bool) -> None:
         if written == 5:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    importlib.import_module("fxplastic.rewrite")._step = step  # the package has a function so named
+    changes.step = step
     run(config, resume)
 
 
