@@ -8,8 +8,9 @@ Nothing else of the loop has to know: learning-rate schedulers, hooks and compil
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,11 @@ from torch.optim import Optimizer
 
 from fxplastic.averages import averaged
 from fxplastic.counts import Scope
+from fxplastic.distributed.facts import Facts, weight_fact
+from fxplastic.distributed.ranks import Ranks, together
 from fxplastic.errors import PlanError
 from fxplastic.optim import check_optimizer
+from fxplastic.plan import Plan
 from fxplastic.planner import on_host
 from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.policy import Policy
@@ -56,10 +60,13 @@ class Plasticity:
             ``lambda scores: {name: -row for name, row in scores.items()}``.
         score_every: every how many calls of `before_backward` score.
         seed: of what is drawn; turnovers of one run draw differently.
+        ranks: which processes train this model: ``"auto"`` (all of the default process group),
+            ``"alone"`` (each trains a model of its own) or a `fxplastic.distributed.Ranks`.
 
     Raises:
         PlanError: a value out of range, a model without channel groups, or a schedule past the
             last epoch.
+        RankError: the processes differ in model, settings or epoch, or one is gone.
         OptimizerError: the optimizer's state cannot be carried over.
         ScoreError: no such criterion.
 
@@ -100,7 +107,9 @@ class Plasticity:
         adjust: Adjust | None = None,
         score_every: int = 1,
         seed: int = 0,
+        ranks: Ranks | Literal["auto", "alone"] = "auto",
     ) -> None:
+        self._together = together(ranks)
         require_plastic(plastic, PlanError)
         check_optimizer(optimizer, plastic)
         self._schedule: When = Schedule() if schedule is None else schedule
@@ -120,14 +129,15 @@ class Plasticity:
             min_width,
             averaged(plastic, ema),
         )
-        self._turning.rehearse()
         self._adjust, self._every = adjust, score_every
-        self._scores = GradientScores(plastic, criterion, seed=seed)
+        several = self._together.size > 1
+        self._scores = GradientScores(plastic, criterion, seed=seed, averaged=several)
         self._listeners: list[Listener] = []
         self._history: list[Turnover] = []
         self._memory: Memory = {}
         self._epoch, self._calls = 1, 0
         self._watching = self._schedule.watches(1)
+        self._together.meet(self._facts, self._turning.rehearse)
 
     # ------------------------------------------------------------------ in the loop
     def after_backward(self, scaler: GradScaler | None = None) -> None:
@@ -250,17 +260,39 @@ class Plasticity:
 
     # ------------------------------------------------------------------ one turnover
     def _decide(self, epoch: int, watched: bool) -> tuple[Turnover | None, Memory]:
-        scores = self._read() if watched else None
-        rows = scores if scores is None else {n: row.tolist() for n, row in scores.items()}
-        due, memory = self._schedule.due(epoch, rows, self._memory)
-        return self._turning.turn_over(epoch, scores or {}) if due else None, memory
+        began = time.perf_counter()
+        own = self._together.meet(self._facts, lambda: self._read() if watched else None)
+        rows = None if own is None else self._together.mean(own)
+        plan, memory = self._together.decide(lambda: self._planned(epoch, rows))
+        if plan is None:
+            return None, memory
+        return self._turning.turn_over(epoch, plan, began, self._together), memory
+
+    def _planned(self, epoch: int, rows: Mapping[str, Tensor] | None) -> tuple[Plan | None, Memory]:
+        """The plan, if one is due, and what the schedule remembers."""
+        scores = None if rows is None else {name: row.abs() for name, row in rows.items()}
+        if scores is not None and self._adjust is not None:
+            scores = dict(self._adjust(scores))
+        ranked = None if scores is None else {n: row.tolist() for n, row in scores.items()}
+        due, memory = self._schedule.due(epoch, ranked, self._memory)
+        return self._turning.plan_of(epoch, scores or {}) if due else None, memory
 
     def _read(self) -> dict[str, Tensor]:
-        """Scores on the host, by one transfer, as they are to be ranked."""
+        """This process's scores on the host, by one transfer, before their magnitude is taken."""
         groups = self._turning.plastic.groups
-        rows = on_host(groups, list(groups.values()), self._scores.values())
-        found = {
+        rows = on_host(groups, list(groups.values()), self._scores.signed_values())
+        return {
             name: torch.tensor(row, dtype=torch.float64)
             for name, row in zip(groups, rows, strict=True)
         }
-        return found if self._adjust is None else dict(self._adjust(found))
+
+    def _facts(self) -> Facts:
+        """What has to be the same on every process."""
+        return {
+            **self._turning.facts(),
+            **weight_fact(self._turning.plastic),
+            "schedule": repr(self._schedule),
+            "criterion": f"{self._scores.criterion}, every {self._every}",
+            "number of epochs": self._epoch - 1,
+            "number of scored batches": self._scores.updates,
+        }

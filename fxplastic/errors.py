@@ -52,6 +52,10 @@ class OptimizerError(RewriteError):
     """An optimizer's state cannot be carried over; nothing was changed."""
 
 
+class RankError(FxPlasticError):
+    """Processes that train one model differ, or one of them failed or is gone."""
+
+
 class TrainingError(FxPlasticError):
     """A training run cannot start, go on or be resumed; the message says what is kept."""
 

@@ -103,6 +103,12 @@ class Made:
         for plastic in self.plastics:
             _remember(plastic, self.plan)
 
+    def undo(self) -> None:
+        """Put back what `carry_out` wrote: the old values are kept where the new ones were."""
+        changes.commit(self.changes)
+        for plastic in self.plastics:
+            _forget(plastic)
+
 
 def made_together(
     models: Sequence[tuple[Plastic, Optimizer | None]],
@@ -125,6 +131,11 @@ def made_together(
 def _remember(plastic: Plastic, plan: Plan) -> None:
     if isinstance(plastic, PlasticModule):
         set_history(plastic, (*history(plastic), plan))
+
+
+def _forget(plastic: Plastic) -> None:
+    if isinstance(plastic, PlasticModule):
+        set_history(plastic, history(plastic)[:-1])
 
 
 def rewrite(

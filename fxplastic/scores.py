@@ -55,13 +55,19 @@ class GradientScores:
         plastic: the model whose groups are scored; its parameters are not touched.
         criterion: what counts.
         seed: of random scores.
+        averaged: whether their mean over processes is what is planned from, as `Plasticity` does.
 
     Raises:
         ScoreError: not a plastic module, or wrapped in something; no such criterion.
     """
 
     def __init__(
-        self, plastic: Plastic, criterion: Criterion = "magnitude", *, seed: int = 0
+        self,
+        plastic: Plastic,
+        criterion: Criterion = "magnitude",
+        *,
+        seed: int = 0,
+        averaged: bool = False,
     ) -> None:
         require_plastic(plastic, ScoreError)
         if criterion not in get_args(Criterion):
@@ -69,7 +75,7 @@ class GradientScores:
                 f"criterion={criterion!r}; give one of {', '.join(map(repr, get_args(Criterion)))}"
             )
         self.criterion = criterion
-        self._seed = seed
+        self._seed, self._averaged = seed, averaged
         self._slices = Slices(plastic, "consumer" if criterion == "taylor" else "producer")
         scored = {id(parameter) for parameter in self._slices.parameters}
         self._named = {n: p for n, p in plastic.named_parameters() if id(p) in scored}
@@ -120,10 +126,11 @@ class GradientScores:
                 "update_from takes a scalar loss before its backward(), with a graph; it got "
                 f"{described(loss)}"
             )
-        if one_of_many():
+        if one_of_many() and (not self._averaged or self.criterion == "net"):
             raise ScoreError(
                 "update_from sees the gradients of this process alone, and the processes would "
-                "make different plans; score with update(), after a backward that averages them"
+                "make different plans; score with update(), after a backward that averages them "
+                "(or let Plasticity average the scores: by any criterion but 'net')"
             )
         wanted = [p for p in self._slices.parameters if p.requires_grad]
         if not wanted:
@@ -144,6 +151,14 @@ class GradientScores:
         Raises:
             ScoreError: `update` was not called since the beginning or the last `reset`.
         """
+        return {name: row.abs() for name, row in self.signed_values().items()}
+
+    def signed_values(self) -> dict[str, Tensor]:
+        """`values` before their magnitude is taken: what processes have to average.
+
+        Raises:
+            ScoreError: as for `values`.
+        """
         if self.criterion == "random":
             return {name: self._drawn(name) for name in self._slices.groups}
         with torch.no_grad():
@@ -154,10 +169,8 @@ class GradientScores:
                     "no gradient has been scored; call update() after backward() for at least one "
                     "batch"
                 )
-            if self.criterion == "net":
-                result = self._slices.sums(self._net)
-            else:
-                result = {name: row.abs() for name, row in self._sums.items()}
+            net = self.criterion == "net"
+            result = self._slices.sums(self._net) if net else self._sums
             some = self._good > 0
             return {n: torch.where(some.to(r.device), r, torch.nan) for n, r in result.items()}
 

@@ -13,6 +13,8 @@ from torch.optim import Optimizer
 
 from fxplastic.averages import Averaged
 from fxplastic.counts import Scope, check_ratio, check_scope
+from fxplastic.distributed.facts import Facts, digest, shape_facts
+from fxplastic.distributed.ranks import Together
 from fxplastic.diversity import parts_copies, touch_of
 from fxplastic.errors import PlanError, ScoreError
 from fxplastic.optim import check_carry
@@ -20,7 +22,7 @@ from fxplastic.plan import Plan
 from fxplastic.planner import plan_turnover
 from fxplastic.plastic import Plastic
 from fxplastic.policy import Policy
-from fxplastic.rewrite import rewrite_together_
+from fxplastic.rewrite import made_together
 from fxplastic.schedule import When
 from fxplastic.turnover import Turnover
 
@@ -68,23 +70,42 @@ class Turning:
             min_width=self.min_width,
         )
 
-    def turn_over(self, epoch: int, scores: Mapping[str, Tensor]) -> Turnover:
-        """Plan and rewrite the model, its optimizer and its averages, or none of them.
+    def plan_of(self, epoch: int, scores: Mapping[str, Tensor]) -> Plan:
+        """The plan of an epoch's end.
 
         Raises:
             ScoreError: nothing is known of any neuron.
-            RewriteError: it cannot be carried out.
         """
-        began = time.perf_counter()
         if not any(row.any() for row in scores.values()):
             raise ScoreError(
                 f"every score of epoch {epoch} is 0: no gradient was there when it was scored; "
                 "call after_backward() after backward() and before zero_grad()"
             )
-        plan, seed = self.plan(scores), self.seed * 1_000_003 + epoch
+        return self.plan(scores)
+
+    def turn_over(self, epoch: int, plan: Plan, began: float, together: Together) -> Turnover:
+        """Rewrite the model, its optimizer and its averages, on all processes, or none of them.
+
+        Raises:
+            RewriteError: it cannot be carried out.
+            RankError: another process cannot, or differs.
+        """
+        seed = self.seed * 1_000_003 + epoch
         models = [(self.plastic, self.optimizer), *((one, None) for one in self.averages)]
-        rewrite_together_(models, plan, policy=self.policy, seed=seed)
+        together.carry_out(
+            lambda: made_together(models, plan, policy=self.policy, seed=seed), {"seed": seed}
+        )
         return Turnover(epoch, plan, self.policy, seed, time.perf_counter() - began)
+
+    def facts(self) -> Facts:
+        """What has to be the same on all processes that train this model."""
+        options = (self.ratio, self.scope, sorted(self.overrides.items()), self.protect)
+        return {
+            **shape_facts(self.plastic),
+            "optimizer": type(self.optimizer).__name__,
+            "settings": digest(*options, self.min_width, self.policy, len(self.averages)),
+            "seed": self.seed,
+        }
 
     def rehearse(self) -> None:
         """Refuse what a plan would refuse, before anything is trained.
