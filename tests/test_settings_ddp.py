@@ -32,6 +32,7 @@ from tests.ranks import (
     furthest,
     optimizer_of,
     plastic_model,
+    small_model,
     train_epoch,
     weights,
 )
