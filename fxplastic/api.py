@@ -13,6 +13,7 @@ from fxplastic.discover import Discovery, discover
 from fxplastic.errors import DiscoverError, TraceError
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options
 from fxplastic.module import PlasticModule, traced_for, with_layout
+from fxplastic.sharded import is_sharded
 from fxplastic.trace import as_it_is, trace
 from fxplastic.verify import Disagreement
 from fxplastic.verify import verify as check_groups
@@ -87,6 +88,12 @@ def _check(model: nn.Module, attention: str | None) -> None:
         raise TraceError(f"{kind} is compiled: pass model._orig_mod, and compile the result")
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise TraceError(f"the model is wrapped in {kind}: pass model.module, which it shares")
+    for name, parameter in model.named_parameters():
+        if is_sharded(parameter):
+            raise TraceError(
+                f"parameter {name!r} of {kind} is sharded over processes, and has no whole values "
+                "to trace with; call plasticize first, and fully_shard then, on the same model"
+            )
 
 
 def _inputs(

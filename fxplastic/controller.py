@@ -29,6 +29,7 @@ from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.policy import Policy
 from fxplastic.schedule import Memory, Schedule, When
 from fxplastic.scores import Criterion, GradientScores
+from fxplastic.sharded import reshard
 from fxplastic.turning import Turning, check_schedule, check_whole
 from fxplastic.turnover import Turnover
 
@@ -111,6 +112,7 @@ class Plasticity:
     ) -> None:
         self._together = together(ranks)
         require_plastic(plastic, PlanError)
+        reshard(plastic)
         check_optimizer(optimizer, plastic)
         self._schedule: When = Schedule() if schedule is None else schedule
         check_schedule(self._schedule, epochs)

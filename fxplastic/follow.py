@@ -12,6 +12,7 @@ from torch import Tensor
 from fxplastic.diversity import Touch
 from fxplastic.errors import OptimizerError
 from fxplastic.gather import Recipe
+from fxplastic.sharded import is_sharded
 from fxplastic.state_laws import Law
 
 Make = Callable[[], Tensor]
@@ -115,6 +116,11 @@ def _factored(kept: Kept) -> Make:
     the new mean over an axis is that of the other factor's new values there.
     """
     law, recipe, where = kept.law, kept.recipe, kept.where
+    if is_sharded(recipe.tensor):
+        raise OptimizerError(
+            f"{where} is a mean over an axis of a parameter that is sharded over processes, and "
+            "is not brought together; use an optimizer without factors"
+        )
     shape = tuple(recipe.tensor.shape)
     axes = _axes(law, shape, kept.options)
     whole, mine = _with_axis(where, law, kept.value, shape, axes)

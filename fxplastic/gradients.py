@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from fxplastic.sharded import here
+
 
 def dense_gradient(parameter: nn.Parameter) -> Tensor | None:
     """The gradient as a dense tensor, if there is one."""
@@ -13,10 +15,10 @@ def dense_gradient(parameter: nn.Parameter) -> Tensor | None:
 
 
 def dense(grad: Tensor | None) -> Tensor | None:
-    """A gradient without a graph, strided."""
+    """A gradient without a graph, strided; of a sharded one, the part that is here."""
     if grad is None:
         return None
-    return (grad if grad.layout == torch.strided else grad.to_dense()).detach()
+    return here(grad if grad.layout == torch.strided else grad.to_dense()).detach()
 
 
 def one_of_many() -> bool:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fxplastic.errors import TraceError
+from fxplastic.sharded import is_sharded
 
 REGISTERED = ("_parameters", "_buffers", "_modules")
 
@@ -49,7 +50,11 @@ class Twins:
 
 def meta_like(tensor: Tensor) -> Tensor:
     """A meta tensor of the same shape, strides, dtype and kind (Parameter or not)."""
-    twin = torch.empty_like(tensor, device="meta")
+    if is_sharded(tensor):  # of its parts, another tensor of parts would be made
+        size, stride = tuple(tensor.shape), tensor.stride()
+        twin = torch.empty_strided(size, stride, dtype=tensor.dtype, device="meta")
+    else:
+        twin = torch.empty_like(tensor, device="meta")
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(twin, requires_grad=tensor.requires_grad)
     return twin

@@ -28,6 +28,7 @@ from fxplastic.measure import Measured, measure
 from fxplastic.module import PlasticModule, codes_of, options_of, own_graphs, with_layout
 from fxplastic.names_run import ledger_of
 from fxplastic.scale import EXACT, Scale, scale_of
+from fxplastic.sharded import require_whole
 from fxplastic.ties import Ties, ties_of
 from fxplastic.trace import Traced, as_it_is, dtype_of
 
@@ -68,6 +69,7 @@ _known: WeakKeyDictionary[Traced, _Known] = WeakKeyDictionary()
 
 
 def _about(plastic: PlasticModule) -> _Known:
+    require_whole(plastic.named_parameters(), WidthError)
     found, state = _known.get(plastic.traced), _state_of(plastic)
     if found is None or found.state != state:
         try:

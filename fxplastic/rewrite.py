@@ -28,7 +28,7 @@ from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.policy import Policy
 from fxplastic.rewritten import PlasticT, Rewritten
-from fxplastic.sharded import is_sharded, reshard
+from fxplastic.sharded import mesh_of, require_whole, reshard
 from fxplastic.widths import lay_out, resized_module
 
 
@@ -168,7 +168,7 @@ def rewrite(
     Linear(in_features=3, out_features=3, bias=True)
     """
     _check(plastic, plan, optimizer)
-    _check_whole(plastic)
+    require_whole(plastic.named_parameters(), RewriteError)
     if not plan.keeps_widths:
         return _rewrite_widths(plastic, plan, optimizer)
     module = copy.deepcopy(plastic)
@@ -230,18 +230,9 @@ def _check(plastic: Plastic, plan: Plan, optimizer: Optimizer | None) -> None:
     changes.step("check")
     require_plastic(plastic, RewriteError)
     check_plan(plastic, plan)
+    mesh_of([parameter for _, parameter in plastic.named_parameters()], RewriteError)
     if optimizer is not None:
         check_optimizer(optimizer, plastic)
-
-
-def _check_whole(plastic: Plastic) -> None:
-    """A copy of a sharded model would be no sharded model."""
-    for name, parameter in plastic.named_parameters():
-        if is_sharded(parameter):
-            raise RewriteError(
-                f"{name!r} is sharded over processes, of which no copy can be made; use rewrite_ "
-                "(constant widths), or rewrite the model before it is sharded"
-            )
 
 
 def _check_widths(plan: Plan) -> None:

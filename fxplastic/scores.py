@@ -26,6 +26,7 @@ from fxplastic.gradients import (
     wide,
 )
 from fxplastic.plastic import Plastic, require_plastic
+from fxplastic.sharded import here, reshard
 from fxplastic.slices import Rows, Slices, pieces
 
 Criterion = Literal["magnitude", "net", "last", "taylor", "l1", "random"]
@@ -74,6 +75,7 @@ class GradientScores:
             raise ScoreError(
                 f"criterion={criterion!r}; give one of {', '.join(map(repr, get_args(Criterion)))}"
             )
+        reshard(plastic)
         self.criterion = criterion
         self._seed, self._averaged = seed, averaged
         self._slices = Slices(plastic, "consumer" if criterion == "taylor" else "producer")
@@ -126,6 +128,11 @@ class GradientScores:
                 "update_from takes a scalar loss before its backward(), with a graph; it got "
                 f"{described(loss)}"
             )
+        if self._slices.mesh is not None:
+            raise ScoreError(
+                "update_from cannot see gradients of sharded parameters, which a backward of the "
+                "step itself brings together; score with update(), after the step's backward"
+            )
         if one_of_many() and (not self._averaged or self.criterion == "net"):
             raise ScoreError(
                 "update_from sees the gradients of this process alone, and the processes would "
@@ -163,14 +170,16 @@ class GradientScores:
             return {name: self._drawn(name) for name in self._slices.groups}
         with torch.no_grad():
             if self.criterion == "l1":
-                return self._slices.sums(lambda p: lambda rows: p.detach()[rows].abs())
+                return self._slices.added(
+                    self._slices.sums(lambda p: lambda rows: here(p.detach())[rows].abs())
+                )
             if self._good is None:
                 raise ScoreError(
                     "no gradient has been scored; call update() after backward() for at least one "
                     "batch"
                 )
             net = self.criterion == "net"
-            result = self._slices.sums(self._net) if net else self._sums
+            result = self._slices.added(self._slices.sums(self._net) if net else self._sums)
             some = self._good > 0
             return {n: torch.where(some.to(r.device), r, torch.nan) for n, r in result.items()}
 
@@ -215,7 +224,7 @@ class GradientScores:
                     f"the state has {row.numel()} scores for group {name!r}, which this model does "
                     "not have in that size; load it for the model that it was taken from"
                 )
-        shapes = {name: parameter.shape for name, parameter in self._named.items()}
+        shapes = {name: here(parameter.detach()).shape for name, parameter in self._named.items()}
         for name, net in state["nets"].items():
             if shapes.get(name) != net.shape:
                 raise ScoreError(
@@ -249,13 +258,14 @@ class GradientScores:
         if self.criterion == "net":
             return grad.__getitem__
         if self.criterion == "taylor":  # in low precision a product could be infinite, or nothing
-            weight = parameter.detach()
+            weight = here(parameter.detach())
             return lambda rows: wide(grad[rows]) * wide(weight[rows])
         return lambda rows: grad[rows].abs()
 
     def _add(self, batch: dict[str, Tensor], gradient_of: Gradients, factor: Tensor | None) -> None:
         """Add a batch where it is finite, without asking on the host whether it is."""
         good = all_finite([*batch.values(), *self._rest(gradient_of)])
+        good = self._slices.everywhere(good)
         for name, row in batch.items():
             before = self._sums.get(name)
             before = torch.zeros_like(row) if before is None else before
@@ -280,7 +290,7 @@ class GradientScores:
             if id(parameter) not in self._nets:
                 self._nets[id(parameter)] = torch.zeros_like(wide(grad))
             net = self._nets[id(parameter)]
-            for rows in pieces(parameter):
+            for rows in pieces(grad):
                 piece = wide(grad[rows])
                 net[rows] += torch.where(here, piece if scale is None else piece * scale, 0.0)
 

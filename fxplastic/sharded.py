@@ -7,7 +7,7 @@ block, and keeps this process's part of the result.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,16 @@ def is_sharded(tensor: object) -> bool:
     """Whether other processes have parts of it, or copies, that follow the same mesh."""
     found = sys.modules.get("torch.distributed.tensor")  # never imported: there can be none
     return found is not None and isinstance(tensor, found.DTensor)
+
+
+def require_whole(named: Iterable[tuple[str, Tensor]], error: type[FxPlasticError]) -> None:
+    """Raise `error` where a tensor is sharded: what is made for it would be no sharded one."""
+    for name, tensor in named:
+        if is_sharded(tensor):
+            raise error(
+                f"{name!r} is sharded over processes, and its shape and its layers cannot change; "
+                "use rewrite_ (constant widths), or rewrite the model before it is sharded"
+            )
 
 
 def here(tensor: Tensor) -> Tensor:
@@ -97,6 +107,16 @@ def counts_here(tensor: Tensor, mesh: Any) -> bool:
         return not any(where)
     copies = zip(where, _any(tensor).placements, strict=True)
     return not any(at for at, placement in copies if placement.is_replicate())
+
+
+def over_mesh(value: Tensor, mesh: Any, least: bool = False) -> Tensor:
+    """The sum (or the least) of a tensor over all processes of a mesh, in place."""
+    from torch import distributed as dist
+
+    how = dist.ReduceOp.MIN if least else dist.ReduceOp.SUM
+    for dim in range(mesh.ndim):
+        dist.all_reduce(value, op=how, group=mesh.get_group(dim))
+    return value
 
 
 def reshard(plastic: object) -> None:

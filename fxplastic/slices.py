@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fxplastic.errors import ScoreError
 from fxplastic.groups import ChannelGroup, Role, Site
 from fxplastic.plastic import Plastic
+from fxplastic.sharded import counts_here, here, is_sharded, mesh_of, over_mesh, region
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,12 @@ class Slices:
     Args:
         plastic: the model.
         role: producer parameters (filter rows, biases, norm weights) or consumers.
+
+    Attributes:
+        mesh: the processes that have parts of the parameters, if these are sharded.
+
+    Raises:
+        ScoreError: parameters are sharded over processes in a way that is not known.
     """
 
     def __init__(self, plastic: Plastic, role: Role) -> None:
@@ -41,6 +49,8 @@ class Slices:
             for source in _sources(group, named, role):
                 self._of.setdefault(source.parameter, []).append(source)
         self.parameters = tuple(self._of)
+        self.mesh = mesh_of(self.parameters, ScoreError)
+        self._here = {p for p in self._of if self.mesh is None or counts_here(p, self.mesh)}
         self._device = {name: _home(group, named) for name, group in self.groups.items()}
         self._index: dict[tuple[int, torch.device], tuple[Tensor, Tensor | None]] = {}
 
@@ -49,15 +59,16 @@ class Slices:
 
         Args:
             values_of: for a parameter, a function from a slice of its first axis to what is summed
-                there; ``None`` adds nothing.
+                there; ``None`` adds nothing. Of a sharded one, both are of the part that is here.
 
         Returns:
-            float64 for float64 values, float32 for all others.
+            float64 for float64 values, float32 for all others. Of sharded parameters, this
+            process's part of each sum; `added` adds the parts up.
         """
         totals: dict[str, Tensor] = {}
         for parameter, sources in self._of.items():
             rows = values_of(parameter)
-            if rows is None:
+            if rows is None or parameter not in self._here:
                 continue
             reduced: dict[tuple[int, bool], Tensor] = {}
             for source in sources:
@@ -67,6 +78,19 @@ class Slices:
                     total = self.zeros(source.group, each.dtype)
                 totals[source.group] = total + each.to(total.device)
         return {n: totals[n] if n in totals else self.zeros(n, torch.float32) for n in self.groups}
+
+    def added(self, parts: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The sums of all processes' parts, by one message; sums of whole tensors as they are."""
+        if self.mesh is None or not parts:
+            return parts
+        rows = list(parts.values())
+        total = torch.cat([row.to(rows[0].device, torch.float64) for row in rows])
+        split = torch.split(over_mesh(total, self.mesh), [row.numel() for row in rows])
+        return {name: new.to(old) for (name, old), new in zip(parts.items(), split, strict=True)}
+
+    def everywhere(self, good: Tensor) -> Tensor:
+        """Whether something holds on every process that has a part of the parameters."""
+        return good if self.mesh is None else over_mesh(good.int(), self.mesh, least=True) > 0
 
     def zeros(self, group: str, dtype: torch.dtype) -> Tensor:
         """No score for any neuron of a group."""
@@ -131,10 +155,22 @@ def pieces(parameter: Tensor) -> list[slice]:
 def _reduced(parameter: Tensor, values: Rows, axis: int, by_row: bool) -> Tensor:
     """Sum over all axes but `axis` (and axis 0, where rows matter), in float32 or float64."""
     kept = {0, axis} if by_row else {axis}
-    parts = [_sum(values(rows), kept) for rows in pieces(parameter)]
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat(parts) if 0 in kept else torch.stack(parts).sum(0)
+    parts = [_sum(values(rows), kept) for rows in pieces(here(parameter))]
+    if len(parts) > 1:
+        return _placed(
+            torch.cat(parts) if 0 in kept else torch.stack(parts).sum(0), parameter, kept
+        )
+    return _placed(parts[0], parameter, kept)
+
+
+def _placed(sums: Tensor, parameter: Tensor, kept: set[int]) -> Tensor:
+    """Sums of the part of a sharded parameter that is here, where they lie in the whole."""
+    if not is_sharded(parameter):
+        return sums
+    axes, where = sorted(kept), region(parameter)
+    result = sums.new_zeros([parameter.shape[axis] for axis in axes])
+    result[tuple(where[axis] for axis in axes)] = sums
+    return result
 
 
 def _sum(value: Tensor, kept: set[int]) -> Tensor:

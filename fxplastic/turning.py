@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from fxplastic.averages import Averaged
 from fxplastic.counts import Scope, check_ratio, check_scope
 from fxplastic.distributed.facts import Facts, digest, shape_facts
-from fxplastic.distributed.ranks import Together
+from fxplastic.distributed.together import Together
 from fxplastic.diversity import parts_copies, touch_of
 from fxplastic.errors import PlanError, ScoreError
 from fxplastic.optim import check_carry

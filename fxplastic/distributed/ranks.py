@@ -6,10 +6,10 @@ gone ends in an error on the others and not in a wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from fxplastic.distributed.facts import Facts, differences, digest
+from fxplastic.distributed.together import Alone, Rows, Together
 from fxplastic.errors import FxPlasticError, RankError
 from fxplastic.plan import Plan
 from fxplastic.plastic import Plastic
@@ -25,56 +26,6 @@ from fxplastic.rewrite import Made, made_together, rewrite
 from fxplastic.rewritten import PlasticT, Rewritten
 
 T = TypeVar("T")
-Rows = Mapping[str, Tensor]
-
-
-class Together(Protocol):
-    """What a controller asks of the processes that train one model; `Alone` or `Ranks`."""
-
-    @property
-    def size(self) -> int:
-        """Number of processes."""
-        ...
-
-    def meet(self, facts: Callable[[], Facts], mine: Callable[[], T]) -> T:
-        """This process's own result, once all have one, and `facts` that agree."""
-        ...
-
-    def mean(self, rows: Rows) -> dict[str, Tensor]:
-        """The mean of every process's rows."""
-        ...
-
-    def decide(self, make: Callable[[], T]) -> T:
-        """What the first process makes, on all of them."""
-        ...
-
-    def carry_out(self, make: Callable[[], Made], facts: Facts) -> None:
-        """A rewrite in place, on all of them or on none."""
-        ...
-
-
-class Alone:
-    """One process by itself."""
-
-    size = 1
-
-    def meet(self, facts: Callable[[], Facts], mine: Callable[[], T]) -> T:
-        """Nobody else is there to agree with."""
-        del facts
-        return mine()
-
-    def mean(self, rows: Rows) -> dict[str, Tensor]:
-        """Its own rows."""
-        return dict(rows)
-
-    def decide(self, make: Callable[[], T]) -> T:
-        """It decides."""
-        return make()
-
-    def carry_out(self, make: Callable[[], Made], facts: Facts) -> None:
-        """It does."""
-        del facts
-        make().carry_out()
 
 
 @dataclass(frozen=True)
