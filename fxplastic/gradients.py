@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
+from fxplastic.errors import ScoreError
 from fxplastic.sharded import here
 
 
@@ -28,7 +29,33 @@ def one_of_many() -> bool:
     return torch.distributed.get_world_size() > 1
 
 
-def described(value: object) -> str:
+def check_own_loss(loss: object, averaged: bool, sharded: bool) -> None:
+    """Raise ScoreError unless gradients of a loss of its own can be scored.
+
+    Args:
+        loss: what was given.
+        averaged: whether scores of several processes are averaged.
+        sharded: whether parameters are sharded over processes.
+    """
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        raise ScoreError(
+            "update_from takes a scalar loss before its backward(), with a graph; it got "
+            f"{_described(loss)}"
+        )
+    if sharded:
+        raise ScoreError(
+            "update_from cannot see gradients of sharded parameters, which a backward of the "
+            "step itself brings together; score with update(), after the step's backward"
+        )
+    if one_of_many() and not averaged:
+        raise ScoreError(
+            "update_from sees the gradients of this process alone, and the processes would "
+            "make different plans; score with update(), after a backward that averages them "
+            "(or let Plasticity average the scores: by any criterion but 'net')"
+        )
+
+
+def _described(value: object) -> str:
     """What was given in place of a loss."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"

@@ -18,10 +18,9 @@ from torch.amp import GradScaler
 from fxplastic.errors import ScoreError
 from fxplastic.gradients import (
     all_finite,
+    check_own_loss,
     dense,
     dense_gradient,
-    described,
-    one_of_many,
     unscaling,
     wide,
 )
@@ -123,22 +122,8 @@ class GradientScores:
         Raises:
             ScoreError: `loss` is no scalar with a graph.
         """
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-            raise ScoreError(
-                "update_from takes a scalar loss before its backward(), with a graph; it got "
-                f"{described(loss)}"
-            )
-        if self._slices.mesh is not None:
-            raise ScoreError(
-                "update_from cannot see gradients of sharded parameters, which a backward of the "
-                "step itself brings together; score with update(), after the step's backward"
-            )
-        if one_of_many() and (not self._averaged or self.criterion == "net"):
-            raise ScoreError(
-                "update_from sees the gradients of this process alone, and the processes would "
-                "make different plans; score with update(), after a backward that averages them "
-                "(or let Plasticity average the scores: by any criterion but 'net')"
-            )
+        averaged = self._averaged and self.criterion != "net"
+        check_own_loss(loss, averaged, self._slices.mesh is not None)
         wanted = [p for p in self._slices.parameters if p.requires_grad]
         if not wanted:
             raise ScoreError(

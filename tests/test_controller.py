@@ -1,7 +1,6 @@
 """The training-loop controller: when it scores, what it turns over, and how it goes on."""
 
 import copy
-import importlib
 import io
 import warnings
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import fxplastic
+from fxplastic import gradients
 from fxplastic.controller import Plasticity
 from fxplastic.errors import OptimizerError, PlanError, ScoreError
 from fxplastic.planner import plan_turnover
@@ -24,7 +24,6 @@ from fxplastic.turnover import Turnover
 from tests.hand_made import MODELS, Branches, ConvNet, HandMade, build, images
 
 LEFT = "left.weight:0"
-scores_module = importlib.import_module("fxplastic.scores")
 
 
 def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
@@ -400,7 +399,7 @@ def test_a_model_that_is_frozen_throughout_cannot_score_by_a_loss() -> None:
 def test_a_loss_of_ones_own_is_not_scored_where_processes_train_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scores_module, "one_of_many", lambda: True)
+    monkeypatch.setattr(gradients, "one_of_many", lambda: True)
     with pytest.raises(ScoreError, match="the gradients of this process alone"):
         GradientScores(build(Branches)).update_from(build(Branches)(images(Branches)).sum())
 
