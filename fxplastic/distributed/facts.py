@@ -51,6 +51,8 @@ def differences(facts: Sequence[Facts]) -> list[str]:
 
     >>> differences([{"epoch": 3, "weights": 1.0}, {"epoch": 4, "weights": 1.0001}])
     ['epoch is 3 on rank 0, 4 on rank 1']
+    >>> differences([{"weights": float("nan")}, {"weights": float("nan")}])
+    []
     """
     names = dict.fromkeys(name for each in facts for name in each)
     return [
@@ -62,5 +64,6 @@ def differences(facts: Sequence[Facts]) -> list[str]:
 
 def _same(one: object, other: object) -> bool:
     if isinstance(one, float) and isinstance(other, float):
-        return math.isclose(one, other, rel_tol=_CLOSE, abs_tol=1e-12)
+        both = math.isnan(one) and math.isnan(other)  # diverged alike: that is said elsewhere
+        return both or math.isclose(one, other, rel_tol=_CLOSE, abs_tol=1e-12)
     return one == other
