@@ -62,6 +62,15 @@ def _result(path: Path) -> Any:
     return torch.load(path, weights_only=False) if path.exists() else None
 
 
+def error_of(call: Callable[[], object]) -> str:
+    """The class and text of what a call raises; empty if nothing."""
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 # ------------------------------------------------------------------ what they train
 def small_model(name: str = "test_convnext", seed: int = 0) -> nn.Module:
     """A timm model in float64 whose norms and layer scales are not what they start from."""

@@ -21,21 +21,12 @@ from torch.profiler import ProfilerActivity, profile
 import fxplastic
 from fxplastic import Plan
 from tests import ranks as world
-from tests.ranks import batch, controller, furthest, plastic_model, train_epoch
+from tests.ranks import batch, controller, error_of, furthest, plastic_model, train_epoch
 
 AREA = "Sharded parameters"
 TOLERANCE = 1e-10
 shows = pytest.mark.setting
 EPOCHS = 3
-
-
-def error_of(call: Callable[[], object]) -> str:
-    """The class and text of what a call raises; empty if nothing."""
-    try:
-        call()
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
 
 
 def sharded(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
