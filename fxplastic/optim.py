@@ -37,7 +37,12 @@ def check_optimizer(optimizer: object, plastic: Plastic) -> None:
             f"optimizer is a {kind.__name__}, not a torch.optim.Optimizer; pass the optimizer "
             "itself (of a wrapper, the one inside), or None"
         )
-    kind = type(optimizer)
+    kind, inner = type(optimizer), getattr(optimizer, "optimizer", None)
+    if laws_of(kind) is None and isinstance(inner, Optimizer):
+        raise OptimizerError(
+            f"{kind.__name__} wraps the {type(inner).__name__} optimizer, which shares its state "
+            "with it; pass what it wraps (optimizer.optimizer)"
+        )
     if laws_of(kind) is None:
         raise OptimizerError(_unknown(kind))
     own = {id(parameter) for _, parameter in plastic.named_parameters()}

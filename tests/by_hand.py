@@ -64,6 +64,16 @@ class Loader:
         self.epoch, self.step = state["epoch"], state["step"]
 
 
+class Check:
+    """One batch to validate with."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield batch(99, 0)
+
+
 def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,

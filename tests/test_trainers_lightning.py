@@ -15,17 +15,16 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
-from torch.utils.data import DataLoader
 
 import fxplastic
 from fxplastic import Plasticity, Schedule
 from fxplastic.errors import PlanError, TrainingError
 from tests import by_hand
-from tests.by_hand import STEPS, Loader, assert_same, batch, plastic_of, small
+from tests.by_hand import STEPS, Loader, assert_same, plastic_of, small
 
 AREA = "Trainers"
 PACKAGES = {"lightning": "lightning.pytorch", "pytorch_lightning": "pytorch_lightning"}
-CHECK = DataLoader([batch(99, 0)], batch_size=None)  # to validate with
+CHECK = by_hand.Check()  # to validate with
 SETTINGS = {"schedule": Schedule(every=2, window=2), "policy": "paper", "seed": 3}
 
 

@@ -55,8 +55,8 @@ def with_lightning(rank: int, size: int, folder: Path) -> dict[str, Any]:
     """A run by Lightning's Trainer under DDP."""
     environment(rank, size)
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     library = importlib.import_module("lightning.pytorch")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     strategies = importlib.import_module("lightning.pytorch.strategies")
     mine = importlib.import_module("fxplastic.trainers.lightning")
     model = plastic_model()
