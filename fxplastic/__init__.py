@@ -18,6 +18,7 @@ from fxplastic.errors import (
     SaveError,
     ScoreError,
     TraceError,
+    TrainingError,
     WidthError,
 )
 from fxplastic.explain import Explanation, explain
@@ -70,6 +71,7 @@ __all__ = [
     "ScoreError",
     "Site",
     "TraceError",
+    "TrainingError",
     "Turnover",
     "WidthError",
     "class_counts",
