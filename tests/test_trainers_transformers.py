@@ -1,5 +1,6 @@
 """The callback for the Trainer of transformers, beside the same loop written by hand."""
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,12 +110,13 @@ def trainer_of(model: nn.Module, data: Any, callback: Any, args: TrainingArgumen
     return trainer
 
 
+@functools.cache  # it is only looked at
 def by_hand(
-    name: str, folder: Path, accumulate: int = 1, *, decay: bool = True
+    name: str, accumulate: int = 1, *, decay: bool = True
 ) -> tuple[nn.Module, Any, Plasticity]:
     """The loop, on the batches that a Trainer draws with its seed."""
     model, plastic, data = parts(name)
-    args = arguments(folder)
+    args = arguments(Path("unused"))
     loader = Trainer(model, args, train_dataset=data).get_train_dataloader()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0, fused=True)
     steps = EPOCHS * IMAGES // SIZE // accumulate
@@ -168,7 +170,7 @@ def test_a_trainer_does_what_a_loop_by_hand_does(
     args = arguments(tmp_path, gradient_accumulation_steps=accumulate)
     trainer = trainer_of(model, data, callback, args)
     trainer.train()
-    assert_like_by_hand(trainer, callback, by_hand(name, tmp_path, accumulate))
+    assert_like_by_hand(trainer, callback, by_hand(name, accumulate))
     assert tuple(heard) == callback.plasticity.history
     logged = [entry for entry in trainer.state.log_history if "plasticity_neurons" in entry]
     assert [entry["plasticity_neurons"] for entry in logged] == [t.neurons for t in heard]
@@ -184,7 +186,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(every: Any, tmp_path: Path)
     saving: dict[str, Any] = {"save_strategy": "epoch"}
     if every != "epoch":
         saving = {"save_strategy": "steps", "save_steps": every}
-    hand = by_hand("BERT", tmp_path)
+    hand = by_hand("BERT")
 
     def run(checkpoint: str | None) -> tuple[Trainer, PlasticityCallback]:
         model, plastic, data = parts("BERT")
@@ -214,7 +216,7 @@ def test_a_run_that_was_stopped_within_an_epoch_goes_on_in_it(tmp_path: Path) ->
     callback = PlasticityCallback(plastic, **SETTINGS)
     trainer = trainer_of(model, data, callback, arguments(tmp_path, **constant))
     trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-7"))
-    assert_like_by_hand(trainer, callback, by_hand("BERT", tmp_path, decay=False))
+    assert_like_by_hand(trainer, callback, by_hand("BERT", decay=False))
 
 
 def test_a_second_run_of_the_same_trainer_begins_anew(tmp_path: Path) -> None:
@@ -281,18 +283,24 @@ def test_a_model_that_was_not_made_plastic_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.setting(
-    AREA, "transformers: `restore_callback_states_from_checkpoint`, DeepSpeed", "refused"
+    AREA, "transformers: DeepSpeed, FSDP, `restore_callback_states_from_checkpoint`", "refused"
 )
-def test_settings_in_which_a_turnover_would_be_wrong_are_refused(tmp_path: Path) -> None:
+def test_settings_in_which_a_turnover_would_be_wrong_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, plastic, data = parts("BERT")
     callback = PlasticityCallback(plastic, **SETTINGS)
     args = arguments(tmp_path, restore_callback_states_from_checkpoint=True)
     with pytest.raises(TrainingError, match="leave it False, its state is restored in any case"):
         trainer_of(model, data, callback, args).train()
-    args = arguments(tmp_path)
-    args.deepspeed = "zero.json"
-    with pytest.raises(TrainingError, match=r"deepspeed='zero.json' keeps the weights"):
-        callback.on_train_begin(args, SimpleNamespace(), None)
+    for name in ("deepspeed", "fsdp"):
+        args = arguments(tmp_path)
+        setattr(args, name, "x")
+        with pytest.raises(TrainingError, match=f"the Trainer's {name} has not been shown"):
+            callback.on_train_begin(args, SimpleNamespace(), None)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # from a file of accelerate's
+    with pytest.raises(TrainingError, match="the Trainer's fsdp has not been shown"):
+        callback.on_train_begin(arguments(tmp_path / "b"), SimpleNamespace(), None)
 
 
 def test_the_state_of_another_epoch_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,8 +87,8 @@ class PlasticityCallback(TrainerCallback, ExportableState):
         """Make the `Plasticity`, now that optimizer and weights are what training starts from.
 
         Raises:
-            TrainingError: another model, DeepSpeed, callbacks that the Trainer made anew, or a
-                checkpoint that was written in another epoch.
+            TrainingError: another model, DeepSpeed or FSDP, callbacks that the Trainer makes anew,
+                or a checkpoint that was written in another epoch.
         """
         del control
         _check(args)
@@ -134,11 +135,12 @@ def _check(args: Any) -> None:
             "model that PlasticityCallback was given; leave it False, its state is restored in "
             "any case"
         )
-    if getattr(args, "deepspeed", None):
-        raise TrainingError(
-            f"deepspeed={args.deepspeed!r} keeps the weights that it trains in its optimizer, "
-            "where no turnover reaches them; train without it"
-        )
+    for name in ("deepspeed", "fsdp"):
+        if getattr(args, name, None) or os.environ.get(f"ACCELERATE_USE_{name.upper()}") == "true":
+            raise TrainingError(
+                f"the Trainer's {name} has not been shown to leave weights and optimizer state "
+                "where a turnover can reach them; train without it, on one process or several"
+            )
 
 
 def _inside(optimizer: Any) -> Optimizer:
