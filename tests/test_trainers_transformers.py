@@ -1,6 +1,7 @@
 """The callback for the Trainer of transformers, beside the same loop written by hand."""
 
 import functools
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,8 +117,9 @@ def by_hand(
 ) -> tuple[nn.Module, Any, Plasticity]:
     """The loop, on the batches that a Trainer draws with its seed."""
     model, plastic, data = parts(name)
-    args = arguments(Path("unused"))
-    loader = Trainer(model, args, train_dataset=data).get_train_dataloader()
+    with tempfile.TemporaryDirectory() as folder:  # which a Trainer makes in any case
+        args = arguments(Path(folder))
+        loader = Trainer(model, args, train_dataset=data).get_train_dataloader()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0, fused=True)
     steps = EPOCHS * IMAGES // SIZE // accumulate
     scheduler = get_linear_schedule_with_warmup(optimizer, 0, steps if decay else 10**9)
