@@ -84,7 +84,7 @@ def test_a_run_goes_on_from_a_checkpoint_bit_for_bit(
         module = module_of(library, model)
         saves = checkpoints(library, tmp_path / ("first" if path is None else "again"), **when)
         trainer = trainer_of(library, tmp_path, [saves, callback], enable_checkpointing=True)
-        trainer.fit(module, loader, CHECK, ckpt_path=path, weights_only=True)
+        trainer.fit(module, loader, CHECK, ckpt_path=path)
         return module, trainer, callback
 
     whole, hand = run(None, Loader()), by_loop()
@@ -107,7 +107,7 @@ def test_a_checkpoint_of_an_earlier_callback_lacks_only_the_turnover(tmp_path: P
         callback = callback_class(plastic_of(model), **SETTINGS)
         module = module_of(library, model)
         trainer = trainer_of(library, tmp_path, [*before, callback])
-        trainer.fit(module, Loader(), CHECK, ckpt_path=ckpt_path, weights_only=True)
+        trainer.fit(module, Loader(), CHECK, ckpt_path=ckpt_path)
         return module, trainer, callback
 
     fit([Early()], None)
@@ -141,5 +141,5 @@ def test_a_checkpoint_from_before_the_callback_is_gone_on_from_with_a_warning(
     callback = callback_class(plastic_of(model), **SETTINGS)
     trainer = trainer_of(library, tmp_path, [callback], max_epochs=3)
     with pytest.warns(UserWarning, match="holds no state of this callback: it begins in epoch 2"):
-        trainer.fit(module, Loader(), CHECK, ckpt_path=tmp_path / "plain.ckpt", weights_only=True)
+        trainer.fit(module, Loader(), CHECK, ckpt_path=tmp_path / "plain.ckpt")
     assert [t.epoch for t in callback.plasticity.history] == [2]

@@ -152,6 +152,10 @@ def assert_like_by_hand(trainer: Any, callback: PlasticityCallback, hand: Any) -
     names = {p: name for name, p in trainer.model.named_parameters()}
     own = dict(model.named_parameters())
     assert len(theirs) == len(mine) > 0
+    logged = [entry for entry in trainer.state.log_history if "plasticity_neurons" in entry]
+    turned = [t.neurons for t in plasticity.history]
+    assert [entry["plasticity_neurons"] for entry in logged] == turned
+    assert [entry["epoch"] for entry in logged] == [2.0, 4.0]
     for parameter, state in theirs.items():
         assert_same(state, mine[own[names[parameter]]], names[parameter])
 
@@ -174,9 +178,6 @@ def test_a_trainer_does_what_a_loop_by_hand_does(
     trainer.train()
     assert_like_by_hand(trainer, callback, by_hand(name, accumulate))
     assert tuple(heard) == callback.plasticity.history
-    logged = [entry for entry in trainer.state.log_history if "plasticity_neurons" in entry]
-    assert [entry["plasticity_neurons"] for entry in logged] == [t.neurons for t in heard]
-    assert [entry["epoch"] for entry in logged] == [2.0, 4.0]
 
 
 # ---------------------------------------------------------------- going on after a stop

@@ -18,6 +18,7 @@ from fxplastic.controller import Listener, Plasticity
 from fxplastic.errors import TrainingError
 from fxplastic.module import PlasticModule
 from fxplastic.plastic import Plastic, require_plastic
+from fxplastic.turnover import Turnover
 
 _OPTIONS = tuple(inspect.signature(Plasticity).parameters)[2:]  # after plastic and optimizer
 
@@ -99,7 +100,9 @@ class Attached:
         self.plasticity = plasticity
         return plasticity
 
-    def resume(self, state: Mapping[str, Any] | None, done: int, *, at_end: bool = True) -> None:
+    def resume(
+        self, state: Mapping[str, Any] | None, done: int, *, at_end: bool = True
+    ) -> Turnover | None:
         """Go on after `done` epochs, with what was stored, if there is something.
 
         A checkpoint that was written after the last step of an epoch, and before the callback was
@@ -109,6 +112,9 @@ class Attached:
             state: what `Plasticity.state_dict` returned then.
             done: number of epochs that the trainer has completed.
             at_end: whether the checkpoint may have been written at the end of an epoch.
+
+        Returns:
+            The turnover that was made up for, if one was.
 
         Raises:
             TrainingError: the state is of another epoch.
@@ -126,14 +132,14 @@ class Attached:
                 stacklevel=3,
             )
             plasticity.load_state_dict(plasticity.state_dict() | {"epoch": done + 1})
-        if at_end and plasticity.epoch == done:
-            plasticity.end_epoch()
+        late = plasticity.end_epoch() if at_end and plasticity.epoch == done else None
         if plasticity.epoch != done + 1:
             raise TrainingError(
                 f"the trainer goes on in epoch {done + 1}, and the state of its turnovers is of "
                 f"epoch {plasticity.epoch}; resume from a checkpoint that was written at the end "
                 "of a whole epoch"
             )
+        return late
 
 
 def _found(model: nn.Module) -> PlasticModule:

@@ -25,6 +25,7 @@ from fxplastic.controller import Listener, Plasticity
 from fxplastic.errors import TrainingError
 from fxplastic.plastic import Plastic
 from fxplastic.trainers.attached import Attached
+from fxplastic.turnover import Turnover
 
 __all__ = ["PlasticityCallback"]
 _STATE = "plasticity"
@@ -97,7 +98,8 @@ class PlasticityCallback(TrainerCallback, ExportableState):
         )
         if state.global_step:
             done = int(state.epoch)
-            self._attached.resume(_stored(state, self), done, at_end=state.epoch == done)
+            late = self._attached.resume(_stored(state, self), done, at_end=state.epoch == done)
+            _note(state, late)
         # The Trainer looks its entry up before it writes it.
         state.stateful_callbacks[type(self).__name__] = self.state()
 
@@ -112,12 +114,7 @@ class PlasticityCallback(TrainerCallback, ExportableState):
         del args, given
         if control.should_training_stop and state.epoch != int(state.epoch):
             return
-        turnover = self.plasticity.end_epoch()
-        if turnover is not None:
-            figures = {"plasticity_neurons": turnover.neurons}
-            figures["plasticity_groups"] = len(turnover.plan.edits)
-            entry = {**figures, "epoch": state.epoch, "step": state.global_step}
-            state.log_history.append(entry)
+        _note(state, self.plasticity.end_epoch())
 
     # ------------------------------------------------------------------ across a stop
     def state(self) -> dict[str, Any]:
@@ -125,6 +122,14 @@ class PlasticityCallback(TrainerCallback, ExportableState):
         plasticity = self._attached.plasticity
         text = None if plasticity is None else _text(plasticity.state_dict())
         return {"args": {}, "attributes": {_STATE: text}}
+
+
+def _note(state: Any, turnover: Turnover | None) -> None:
+    """Add a turnover to the Trainer's log history."""
+    if turnover is not None:
+        figures = {"plasticity_neurons": turnover.neurons}
+        figures["plasticity_groups"] = len(turnover.plan.edits)
+        state.log_history.append({**figures, "epoch": state.epoch, "step": state.global_step})
 
 
 def _check(args: Any) -> None:
