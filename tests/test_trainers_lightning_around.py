@@ -107,6 +107,24 @@ def test_a_step_without_a_loss_is_not_scored(tmp_path: Path) -> None:
     assert callback.plasticity.scores.updates == STEPS - 1
 
 
+def test_scores_may_come_from_a_loss_of_their_own(tmp_path: Path) -> None:
+    library, callback_class = package()
+    model = small()
+    callback = callback_class(plastic_of(model), score=False, score_every=2, **SETTINGS)
+    seen: list[int] = []
+
+    class Weighted(type(module_of(library, model))):  # type: ignore[misc]
+        def training_step(self, one: Any, index: int) -> Any:
+            loss = super().training_step(one, index)
+            callback.plasticity.before_backward(2 * loss)
+            seen.append(callback.plasticity.scores.updates)
+            return loss
+
+    trainer_of(library, tmp_path, [callback], max_epochs=2).fit(Weighted(), Loader(), CHECK)
+    assert seen == [1, 1, 2, 2, 3, 3, 4, 4]  # every second step, of two epochs
+    assert [t.epoch for t in callback.plasticity.history] == [2]
+
+
 @pytest.mark.setting(AREA, "Lightning: a loss scaler, of a fused optimizer too", "supported")
 @pytest.mark.parametrize("fused", [False, True])
 def test_scaled_gradients_are_scored_unscaled(fused: bool, tmp_path: Path) -> None:
