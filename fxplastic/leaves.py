@@ -13,6 +13,22 @@ Attributes = dict[str, Any]
 Shape = tuple[int, ...]
 
 
+def held(module: nn.Module, name: str) -> Tensor | None:
+    """A layer's own tensor.
+
+    Of one that is computed, by a parametrization or by a hook, what it is computed from and has
+    its shape.
+    """
+    made = getattr(module, "parametrizations", {})
+    if name in made:
+        parts = list(made[name].parameters(recurse=False))
+        return max(parts, key=lambda t: (t.ndim, t.numel()), default=None)
+    own: Tensor | None = getattr(module, name, None)
+    if isinstance(own, Tensor) and name in vars(module):
+        return next((p for p in module.parameters(recurse=False) if p.shape == own.shape), None)
+    return own
+
+
 def sizes_of(module: nn.Module, old: Shape | None, new: Shape | None) -> Attributes:
     """Attributes that follow from the new shape of a layer's weight (`None` without one).
 
