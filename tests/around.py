@@ -1,5 +1,6 @@
 """Turnovers of small timm models with something around them, compared with masking in float64."""
 
+import copy
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -115,10 +116,12 @@ def turn_over(
     before = snapshot(model)
     turnover = plasticity.end_epoch()
     assert turnover is not None
-    after, x = snapshot(model), images(2, dtype=next(model.parameters()).dtype)
-    turned = seen(model, x)
-    restore(model, before)
-    plain, expected = seen(model, x), masked(model, plastic, turnover.plan, x)
+    after, x = snapshot(model), images(2)
+    wide = model if next(model.parameters()).dtype == x.dtype else copy.deepcopy(model).double()
+    restore(wide, after)
+    turned = seen(wide, x)
+    restore(wide, before)
+    plain, expected = seen(wide, x), masked(wide, plastic, turnover.plan, x)
     restore(model, after)
     made = Made(turnover, optimizer, plasticity, before, *_far(turned, expected, plain))
     step(3)
@@ -132,7 +135,7 @@ def _far(turned: list[Tensor], expected: list[Tensor], plain: list[Tensor]) -> t
 
 def wider_and_narrower(model: nn.Module, plastic: PlasticModule) -> dict[str, float]:
     """How far `rewrite` at other widths is from the model as it is, and from the masked one."""
-    x = images(2, dtype=next(model.parameters()).dtype)
+    x = images(2)
     grown = Plan.random(plastic, grow=0.5, seed=1, shares="uneven")
     shrunk = Plan.random(plastic, prune=0.25, seed=2)
     found = {}

@@ -174,7 +174,7 @@ def test_orthogonal_weights_stay_orthogonal(how: str, trivial: bool) -> None:
     assert_exact(turn_over(model, plastic))
     wider = fxplastic.rewrite(plastic, Plan.random(plastic, grow=0.5, seed=1)).module
     for m in (model, wider):
-        weight: Any = m.get_submodule(path).weight
+        weight: Any = m.get_submodule(path).weight.detach()
         error = (weight.T @ weight - torch.eye(weight.shape[1], dtype=weight.dtype)).abs().max()
         print(f"from orthogonal by {float(error):.1e}")
         assert error < 1e-10
