@@ -21,6 +21,7 @@ from tests.around import (
     EXACT,
     Made,
     images,
+    loss_of,
     masked,
     reasons,
     seen,
@@ -114,6 +115,8 @@ def test_rows_of_a_normed_weight_turn_over(name: str) -> None:
     assert "takes a norm over it" in reasons(plastic, longest)
     assert_exact(turn_over(model, plastic))
     assert_widths(model, plastic)
+    loss_of(model, 4)  # what a hook made has a graph now, which nothing copies
+    assert not model.get_submodule(WRAPPED).weight.is_leaf
     wider = fxplastic.rewrite(plastic, Plan.random(plastic, grow=0.5, seed=1)).module
     layer: Any = wider.get_submodule(WRAPPED)
     assert layer.out_channels == layer.get_parameter(longest[len(WRAPPED) + 1 :]).shape[0] == 192
@@ -200,7 +203,9 @@ def test_masks_stay_masks(how: Callable[[nn.Module], None]) -> None:
     assert_exact(turn_over(model, plastic))
     assert_widths(model, plastic)
     wider = fxplastic.rewrite(plastic, Plan.random(plastic, grow=0.5, seed=1)).module
-    for m in (model, wider):
+    loss_of(model, 4)  # the weight under the mask has a graph now, which nothing copies
+    same = fxplastic.rewrite(plastic, Plan.random(plastic, turnover=0.3, seed=1)).module
+    for m in (model, wider, same):
         assert set(m.get_buffer(mask).unique().tolist()) <= {0.0, 1.0}
         layer: Any = m.get_submodule(WRAPPED)
         m(images(2))
