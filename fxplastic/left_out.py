@@ -23,15 +23,17 @@ def silent_hooks(plastic: object) -> tuple[str, ...]:
     """
     if not isinstance(plastic, PlasticModule):
         return ()
-    nodes = (node for graph in plastic.traced.graphs.values() for node in graph.nodes)
+    nodes = [node for graph in plastic.traced.graphs.values() for node in graph.nodes]
     whole = {str(node.target) for node in nodes if node.op == "call_module"}
+    ran = {part for node in nodes for part in _above(str(node.meta.get("module", "")))}
+    named = ((path, m) for path, m in plastic.named_modules() if path in ran and hooked(m))
+    return tuple(path for path, _ in named if whole.isdisjoint(_above(path)))
 
-    def fires(path: str) -> bool:
-        parts = path.split(".")
-        return any(".".join(parts[:n]) in whole for n in range(1, len(parts) + 1))
 
-    named = plastic.named_modules()
-    return tuple(path for path, module in named if path and hooked(module) and not fires(path))
+def _above(path: str) -> set[str]:
+    """A module's path and those of the modules around it, the root aside."""
+    parts = path.split(".")
+    return {".".join(parts[:n]) for n in range(1, len(parts) + 1)} - {""}
 
 
 def warn_of_silent_hooks(plastic: object) -> None:
