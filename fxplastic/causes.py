@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from fxplastic.atoms import Atoms, Ints, marks_of
 from fxplastic.errors import DiscoverError
@@ -57,7 +58,7 @@ def causes_of(
     """The first cause for every neuron that must be left alone."""
     causes = Causes(int(atoms.neuron.max(initial=0)) + 1)
     entries = [*_asked(model, ledger, freeze), *ledger.freezes, *_conflicts(ledger)]
-    entries += _split_parents(ledger, atoms)
+    entries += _split_parents(ledger, atoms) + _unfollowed(model, ledger, atoms)
     for entry in entries:
         if entry.kind not in skip:
             causes.add(atoms.neuron[entry.ids], Cause(entry.reason, entry.place))
@@ -121,6 +122,37 @@ def _split_parents(ledger: Ledger, atoms: Atoms) -> list[Freeze]:
     return [
         Freeze(_range(s), reason, "law", Place()) for s in ledger.sites if s.parameter in shared
     ]
+
+
+def _unfollowed(model: nn.Module, ledger: Ledger, atoms: Atoms) -> list[Freeze]:
+    """What a parametrization keeps beside the tensors that it is computed from, such as a base.
+
+    Where a neuron runs through that and not through one of those, what is trained has no part for
+    the neuron: the parametrization knows of the whole alone (that it is orthogonal, say), which
+    copies and originals side by side would not be.
+    """
+    entries = []
+    for path, made in model.named_modules():
+        if not isinstance(made, ParametrizationList):
+            continue
+        trained = {f"{path}.{name}" for name in (*made._parameters, *made._buffers)}
+        own = np.unique(
+            np.concatenate(
+                [np.zeros(0, np.int64)]
+                + [atoms.neuron[_range(s)] for s in ledger.sites if s.parameter in trained]
+            )
+        )
+        for s in ledger.sites:
+            beneath = s.parameter in ledger.buffers and s.parameter.startswith(f"{path}.")
+            if beneath and s.parameter not in trained:
+                ids = _range(s)
+                reason = (
+                    f"the parametrization {path!r} holds to something between the rows of "
+                    f"{s.parameter!r}, and what it trains has no row of its own for them"
+                )
+                lost = ids[~np.isin(atoms.neuron[ids], own)]
+                entries.append(Freeze(lost, reason, "law", Place()))
+    return entries
 
 
 def _unused(ledger: Ledger, atoms: Atoms) -> Ints:

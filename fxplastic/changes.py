@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fxplastic.memory import laid_like
 from fxplastic.sharded import here, part_of
 from fxplastic.slices import pieces
 
@@ -35,12 +36,16 @@ class Change:
         """A change of a whole tensor; where that is sharded, of the part that lies here."""
         return Change(label, here(old), part_of(new, old), key)
 
+    def laid(self) -> Tensor:
+        """What it is to hold, in the memory format that it has."""
+        return laid_like(self.new, self.old)
+
     def put(self, parameter: Any, optimizer: Optimizer | None) -> None:
         """Give it to a new parameter: as its gradient, or as optimizer state under `key`."""
         if not self.key:
-            parameter.grad = self.new
+            parameter.grad = self.laid()
         elif optimizer is not None:
-            optimizer.state[parameter][self.key] = self.new
+            optimizer.state[parameter][self.key] = self.laid()
 
 
 def step(name: str) -> None:

@@ -22,6 +22,7 @@ from fxplastic.edits import SUM_TOLERANCE, Edit
 from fxplastic.errors import OptimizerError, PlanError
 from fxplastic.gather import Recipe
 from fxplastic.groups import Site
+from fxplastic.leaves import held
 from fxplastic.plan import Plan
 from fxplastic.plastic import Plastic
 from fxplastic.policy import Policy, split_of
@@ -251,12 +252,13 @@ def _norm_tensors(plastic: Plastic) -> tuple[dict[str, str], dict[str, Tensor]]:
     for module in plastic.modules():
         if not isinstance(module, _NormBase):
             continue
+        own = {**module._parameters, **module._buffers}  # what is computed is no norm's parameter
         for key in ("weight", "bias", "running_mean", "running_var"):
-            tensor = getattr(module, key)
-            if isinstance(tensor, Tensor):
-                known[id(tensor)] = key
-        if module.bias is not None and module.weight is not None:
-            partner[id(module.bias)] = module.weight
+            if own.get(key) is not None:
+                known[id(own[key])] = key
+        bias, weight = own.get("bias"), own.get("weight")
+        if bias is not None and weight is not None:
+            partner[id(bias)] = weight
     named = [*plastic.named_parameters(), *plastic.named_buffers()]
     kinds = {name: known[id(tensor)] for name, tensor in named if id(tensor) in known}
     weights = {name: partner[id(tensor)] for name, tensor in named if id(tensor) in partner}
@@ -272,7 +274,7 @@ def _kernels(plastic: Plastic) -> frozenset[str]:
     """Names of the weights of convolution layers."""
     if not isinstance(plastic, nn.Module):
         return frozenset()
-    weights = {id(m.weight) for m in plastic.modules() if isinstance(m, _ConvNd)}
+    weights = {id(held(m, "weight")) for m in plastic.modules() if isinstance(m, _ConvNd)}
     return frozenset(name for name, p in plastic.named_parameters() if id(p) in weights)
 
 

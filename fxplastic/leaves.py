@@ -13,6 +13,26 @@ Attributes = dict[str, Any]
 Shape = tuple[int, ...]
 
 
+def held(module: nn.Module, name: str) -> Tensor | None:
+    """A layer's own tensor; nothing is computed.
+
+    Of one that is computed, by a parametrization or by a hook of `torch.nn.utils`, it is what it
+    is computed from and has its shape.
+
+    >>> held(nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)), "weight").shape
+    torch.Size([3, 2])
+    """
+    made = getattr(module, "parametrizations", {})
+    if name in made:
+        parts = list(made[name].parameters(recurse=False))
+    elif name in vars(module):  # a hook makes it of `weight_orig`, or of `weight_g` and `weight_v`
+        parts = [p for n, p in module.named_parameters(recurse=False) if n.startswith(name)]
+    else:
+        own: Tensor | None = getattr(module, name, None)
+        return own
+    return max(parts, key=lambda t: (t.ndim, t.numel()), default=None)
+
+
 def sizes_of(module: nn.Module, old: Shape | None, new: Shape | None) -> Attributes:
     """Attributes that follow from the new shape of a layer's weight (`None` without one).
 
@@ -61,10 +81,15 @@ def fit_leaf(module: nn.Module, inputs: Sequence[Any], out: Shape) -> Attributes
     """
     layer: Any = module
     found: Attributes = {}
-    if isinstance(module, _ConvNd) and inputs and isinstance(inputs[0], Tensor):
+    weight = held(module, "weight") if isinstance(module, _ConvNd) else None
+    if (
+        isinstance(module, _ConvNd)
+        and weight is not None
+        and isinstance(next(iter(inputs), None), Tensor)
+    ):
         axis = inputs[0].ndim - 1 - len(module.kernel_size)  # 0 for a sample without a batch axis
         channels, made = inputs[0].shape[axis], out[axis]
-        groups = (made if module.transposed else channels) // module.weight.shape[1]
+        groups = (made if module.transposed else channels) // weight.shape[1]
         found = {"groups": groups, "in_channels": channels, "out_channels": made}
     elif isinstance(module, nn.Unflatten) and isinstance(layer.dim, int):
         given = layer.unflattened_size

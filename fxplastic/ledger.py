@@ -97,9 +97,9 @@ class Ledger:
     which mode's graph it is. With `sizes`, axes that tensors get from sizes alone have atoms too
     (`new_zeros`, `expand`), so that it is known whose width they follow. `origin` is the atom of
     another run that each atom stands for: labels are then written in that run's terms. `witness`,
-    where it is asked for, has what each node worked on besides neurons. `stale`
-    names the tensors whose values were taken for known although the model writes to them: the run
-    has to be made again without those.
+    where it is asked for, has what each node worked on besides neurons. `buffers` names the
+    tensors that nobody trains; `stale` those whose values were taken for known although the model
+    writes to them: the run has to be made again without those.
     """
 
     sites: list[AtomSite] = field(default_factory=list)
@@ -116,6 +116,7 @@ class Ledger:
     sizes: bool = False
     witness: dict[tuple[bool, str], list[object]] | None = None
     origin: Ids | None = None
+    buffers: frozenset[str] = frozenset()
     _next: int = 1
     _split: dict[tuple[int, int], int] = field(default_factory=dict)
     _replaced: AtomSet = field(default_factory=AtomSet)

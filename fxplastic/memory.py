@@ -43,9 +43,22 @@ def check_memory(plastic: Plastic, touched: set[int]) -> None:
 
 
 def laid_like(new: Tensor, old: Tensor) -> Tensor:
-    """`new` in the memory format of `old`."""
-    for form in (torch.channels_last, torch.channels_last_3d):
-        fitting = new.ndim == (4 if form is torch.channels_last else 5)
-        if fitting and not old.is_contiguous() and old.is_contiguous(memory_format=form):
-            return new.contiguous(memory_format=form)
-    return new
+    """`new` in the memory format of `old`, as its strides say it.
+
+    >>> old = torch.ones(4, 3, 1, 1).to(memory_format=torch.channels_last)
+    >>> laid_like(torch.ones(5, 3, 1, 1), old).stride()
+    (3, 1, 3, 3)
+    """
+    form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(old.ndim)
+    if form is None or new.ndim != old.ndim or not _laid(old, form):
+        return new
+    return torch.empty_like(new, memory_format=form).copy_(new)
+
+
+def _laid(tensor: Tensor, form: torch.memory_format) -> bool:
+    """Whether strides say so, of which `is_contiguous` leaves out those of axes of length 1."""
+    if tensor.layout != torch.strided:
+        return False
+    like = torch.empty_like(tensor, device="meta", memory_format=form)
+    plain = torch.empty_like(tensor, device="meta", memory_format=torch.contiguous_format)
+    return tensor.stride() == like.stride() != plain.stride()

@@ -97,6 +97,25 @@ def plain_attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     return ((k, own[k]) for k in list(own) if k not in REGISTERED)
 
 
+def made_tensors(model: nn.Module) -> dict[int, Tensor]:
+    """Copies of the tensors that hooks keep on modules, by the `id` of each; without their graph.
+
+    Such is the weight under a mask, or under the older weight norm: made anew before each forward
+    from what is trained, and nothing that `copy.deepcopy` takes.
+    """
+    found: dict[int, Tensor] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if not tensor.is_leaf:
+            found[id(tensor)] = tensor.detach().clone()
+        return tensor
+
+    for module in model.modules():
+        for _, value in plain_attributes(module):
+            map_tensors(value, note)
+    return found
+
+
 def _swap(module: nn.Module, twins: Twins) -> None:
     for registry in (module._parameters, module._buffers):
         for name, tensor in registry.items():

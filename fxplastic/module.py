@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import linecache
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -18,6 +19,7 @@ from fxplastic.graph_data import Copies, data_of, from_data
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options, fingerprint
 from fxplastic.guards import enter_grad_mode
 from fxplastic.inputs import to_meta
+from fxplastic.meta import made_tensors
 from fxplastic.plan import Plan
 from fxplastic.trace import Traced, dtype_of
 
@@ -190,9 +192,15 @@ class PlasticModule(fx.GraphModule):
         Raises:
             GuardError: the call does not fit what tracing fixed, or a module's training flag
                 differs from this module's where the module's code depends on it.
+
+        Warns:
+            UserWarning: in training, of a model with activation checkpointing: these graphs keep
+                what the model computes again.
         """
         state = self._plastic
         training = self.training
+        if training and state.traced.recomputed and torch.is_grad_enabled():
+            _warn_of_memory(state.traced.recomputed)
         for path, module in state.watched[training]:
             if module.training != training:
                 raise GuardError(_mixed_flags(path, module.training, training))
@@ -239,6 +247,8 @@ class PlasticModule(fx.GraphModule):
         state = self._plastic
         memo[id(state)] = None  # compiled code, groups and graphs are not copied along
         contents = {k: v for k, v in self.__dict__.items() if k not in ("_plastic", "_graph")}
+        for key, made in made_tensors(self).items():
+            memo.setdefault(key, made)
         result.__dict__.update(copy.deepcopy(contents, memo))
         constants = copy.deepcopy(dict(state.traced.constants), memo)
         traced = replace(state.traced, graphs=Copies(state.traced.graphs), constants=constants)
@@ -277,6 +287,16 @@ def _refuse_clashes(plastic: PlasticModule, model: nn.Module, traced: Traced) ->
         raise TraceError(
             f"{type(model).__name__} has an attribute {clashes[0]!r}, a name that the traced "
             "module needs for itself; rename it, or put the model inside another nn.Module"
+        )
+
+
+def _warn_of_memory(lines: tuple[str, ...]) -> None:
+    if not torch.compiler.is_compiling():
+        warnings.warn(
+            f"the model checkpoints activations ({lines[0]}), and its traced forward keeps them "
+            "all: it needs the memory that checkpointing was to spare. Train the original module, "
+            "which computes them again: rewrites act on it in place",
+            stacklevel=2,
         )
 
 

@@ -145,6 +145,7 @@ def _seed(model: nn.Module, ledger: Ledger) -> dict[str, list[Field]]:
         for name in module._non_persistent_buffers_set
     }
     tensors = [*model.named_parameters(), *model.named_buffers()]
+    ledger.buffers = frozenset(name for name, _ in model.named_buffers())
     for name, tensor in tensors:
         fields = list(opaque(tensor.shape)) if name in constants else []
         for axis, length in enumerate(() if name in constants else tensor.shape):

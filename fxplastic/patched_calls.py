@@ -10,7 +10,9 @@ import torch
 import torch.utils.checkpoint
 from torch._functorch import utils as functorch
 
+from fxplastic.errors import TraceError
 from fxplastic.guards import AutogradCall, ScriptCall
+from fxplastic.location import location
 from fxplastic.proxy import ValueProxy, holds_proxy
 
 _MISSING = object()
@@ -20,6 +22,7 @@ class Recording(Protocol):
     """What these patches ask of the tracer."""
 
     executing: int
+    recomputed: list[str]
 
     def record(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any = ..., /) -> Any:
         """Append a node and return a proxy that knows its value."""
@@ -52,6 +55,11 @@ def _autograd_forward(hooks: Recording, cls: Any) -> tuple[Any, Any]:
         inputs = args if separate else args[1:]
         if hooks.executing or not holds_proxy((inputs, kwargs)):
             return forward(*args, **kwargs)
+        if cls is torch.utils.checkpoint.CheckpointFunction:
+            raise TraceError(
+                f"{location()}: torch.utils.checkpoint with use_reentrant=True hides what it runs; "
+                "give it use_reentrant=False"
+            )
         return hooks.record("call_function", AutogradCall(cls), inputs, kwargs)
 
     def new_setup(ctx: Any, inputs: Any, output: Any) -> Any:
@@ -125,13 +133,15 @@ def autocast_blocks(hooks: Recording, stack: ExitStack) -> None:
         stack.enter_context(replaced(cls, name, value))
 
 
-def checkpoints(stack: ExitStack) -> None:
+def checkpoints(hooks: Recording, stack: ExitStack) -> None:
     """Trace what `torch.utils.checkpoint.checkpoint(use_reentrant=False)` runs, nothing else.
 
-    Its generator sets up hooks on saved tensors, which proxies are not.
+    Its generator sets up hooks on saved tensors, which proxies are not: where that would have been
+    is noted, as the graph keeps what the model computes again.
     """
 
     def nothing(*args: Any, **kwargs: Any) -> Iterator[None]:  # noqa: ARG001
+        hooks.recomputed.append(location())
         yield
 
     module = torch.utils.checkpoint

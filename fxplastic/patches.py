@@ -47,6 +47,7 @@ class Hooks(Protocol):
     executing: int
     surface: Surface
     mode_matters: bool
+    recomputed: list[str]
 
     def record(self, kind: str, target: Any, args: Any, kwargs: Any, value: Any = ..., /) -> Any:
         """Append a node and return a proxy that knows its value."""
@@ -209,7 +210,7 @@ def tracing(hooks: Hooks) -> Iterator[None]:
         autograd_functions(hooks, stack)
         scripted_functions(hooks, stack)
         autocast_blocks(hooks, stack)
-        checkpoints(stack)
+        checkpoints(hooks, stack)
         stack.enter_context(torch.enable_grad())
         stack.enter_context(Listening(hooks))
         yield

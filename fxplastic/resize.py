@@ -22,7 +22,7 @@ from fxplastic.errors import DiscoverError, WidthError
 from fxplastic.fit import fit_graphs
 from fxplastic.groups import ChannelGroup, FrozenAxis
 from fxplastic.labels import Run
-from fxplastic.leaves import Attributes, sizes_of
+from fxplastic.leaves import Attributes, held, sizes_of
 from fxplastic.ledger import AtomSite, Ledger
 from fxplastic.measure import Measured, measure
 from fxplastic.module import PlasticModule, codes_of, options_of, own_graphs, with_layout
@@ -233,7 +233,7 @@ def _leaf_sizes(plastic: PlasticModule, shapes: Mapping[str, Shape]) -> dict[str
     first = {id(t): n for n, t in (*plastic.named_parameters(), *plastic.named_buffers())}
     for path, module in plastic.named_modules():
         for name in ("weight", "running_mean"):
-            tensor = _held(module, name) if path else None
+            tensor = held(module, name) if path else None
             if isinstance(tensor, Tensor) and id(tensor) in first:
                 new = shapes.get(first[id(tensor)])
                 sizes = sizes_of(module, tuple(tensor.shape), new)
@@ -241,15 +241,6 @@ def _leaf_sizes(plastic: PlasticModule, shapes: Mapping[str, Shape]) -> dict[str
                     found[path] = sizes
                 break
     return found
-
-
-def _held(module: nn.Module, name: str) -> Tensor | None:
-    """A layer's own tensor; under a parametrization, the one that has its shape."""
-    made = getattr(module, "parametrizations", {})
-    if name not in made:
-        return getattr(module, name, None)
-    parts = list(made[name].parameters(recurse=False))
-    return max(parts, key=lambda t: (t.ndim, t.numel()), default=None)
 
 
 # ---------------------------------------------------------------- the same groups again

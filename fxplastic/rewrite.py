@@ -21,7 +21,8 @@ from fxplastic.changes import Change
 from fxplastic.diversity import Touch, touch_of
 from fxplastic.errors import RewriteError
 from fxplastic.gather import Recipe, recipes
-from fxplastic.memory import check_memory, laid_like
+from fxplastic.left_out import warn_of_silent_hooks
+from fxplastic.memory import check_memory
 from fxplastic.module import PlasticModule, history, set_history
 from fxplastic.optim import carried_state, check_optimizer, twin_optimizer
 from fxplastic.plan import Plan, check_plan
@@ -160,6 +161,9 @@ def rewrite(
         RewriteError: as for `rewrite_`; or the model's parameters are sharded.
         OptimizerError: as for `rewrite_`.
 
+    Warns:
+        UserWarning: modules have hooks that the traced forward does not fire.
+
     >>> from fxplastic import Plan, plasticize
     >>> mlp = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
     >>> plastic = plasticize(mlp, torch.zeros(2, 3))
@@ -169,6 +173,7 @@ def rewrite(
     """
     _check(plastic, plan, optimizer)
     require_whole(plastic.named_parameters(), RewriteError)
+    warn_of_silent_hooks(plastic)
     if not plan.keeps_widths:
         return _rewrite_widths(plastic, plan, optimizer)
     module = copy.deepcopy(plastic)
@@ -203,7 +208,7 @@ def _rewrite_widths(
     with torch.no_grad():
         new = {r.name: list(_changes_of(r, optimizer)) for r in made}
     changes.step("build")
-    values = {name: laid_like(own[0].new, own[0].old) for name, own in new.items()}
+    values = {name: own[0].laid() for name, own in new.items()}
     module: Any = resized_module(plastic, found, values)
     _remember(module, plan)
     twins = _twins(plastic, module)

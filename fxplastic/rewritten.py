@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fxplastic.axis_maps import AxisMap, gathered
 from fxplastic.errors import RewriteError
+from fxplastic.memory import laid_like
 from fxplastic.plastic import Plastic
 from fxplastic.resize import with_tensors
 
@@ -117,7 +118,7 @@ class Rewritten(Generic[PlasticT]):
                     f"{name!r} of the average has shape {tuple(given[name].shape)}; give a copy of "
                     "the model as it was before the rewrite"
                 )
-            new[name] = value.detach().clone()
+            new[name] = laid_like(value.detach().clone(), given[name])
         result: Any = with_tensors(module, new)
         for name, parameter in result.named_parameters():
             parameter.requires_grad_(given[name].requires_grad)

@@ -43,6 +43,7 @@ class Traced:
         inputs: one value per placeholder, by its target; the default where none was given.
         watched: per training flag, the modules whose own flag their code has read.
         dtype: of the model's floating parameters (of the first, where there are several).
+        recomputed: source lines of activation checkpointing, which the graphs do without.
     """
 
     graphs: Mapping[bool, fx.Graph]
@@ -52,6 +53,7 @@ class Traced:
     inputs: Mapping[str, Any] = field(default_factory=dict)
     watched: Mapping[bool, tuple[str, ...]] = field(default_factory=dict)
     dtype: torch.dtype | None = None
+    recomputed: tuple[str, ...] = ()
 
 
 def _refuse_wrapped(model: nn.Module) -> None:
@@ -129,6 +131,7 @@ def trace(
     constants = Constants()
     graphs: dict[bool, fx.Graph] = {}
     watched: dict[bool, tuple[str, ...]] = {}
+    recomputed: dict[str, None] = {}
     matters = True
     for training in (True, False):
         if not training and not matters:  # the model's code has not asked: it is the same program
@@ -139,11 +142,14 @@ def trace(
             tracers.append(tracer)
             graphs[training] = tracer.run(model)
             watched[training] = tracer.flags_read()
+            recomputed |= dict.fromkeys(tracer.recomputed)
             matters = tracer.mode_matters or asks_unseen(model)
     inputs = {i.name: i.value for i in bound.inputs}
     used = {n.target for g in graphs.values() for n in g.nodes if n.op == "get_attr"}
     kept = {name: tensor for name, tensor in constants.tensors.items() if name in used}
-    return Traced(graphs, kept, bound.args, bound.kwargs, inputs, watched, dtype_of(model))
+    return Traced(
+        graphs, kept, bound.args, bound.kwargs, inputs, watched, dtype_of(model), (*recomputed,)
+    )
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:

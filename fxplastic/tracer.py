@@ -48,6 +48,7 @@ class ValueTracer(Opening):
         self._attributes: dict[str, ValueProxy] = {}
         self._flags: dict[str, None] = {}
         self._caches: set[str] = set()
+        self.recomputed: list[str] = []  # source lines of calls of torch.utils.checkpoint
         self._inside = [""]  # paths of the opened modules whose forward runs
         self._alive: list[weakref.ref[ValueProxy]] = []
         self._paths: dict[nn.Module, str] = {}

@@ -182,11 +182,17 @@ def _drop_both(ledger: Ledger, x: Carriers, y: Carriers) -> Carriers:
 
 
 def _one_factor(ledger: Ledger, x: Carriers, y: Carriers) -> Carriers:
-    """Of a product one factor is scaled, the other is used as it is."""
+    """Of a product one factor is scaled, the other is used as it is: a mask stays a mask."""
     if x is None:
         return y
+    if y is not None and _untrained(ledger, x) and not _untrained(ledger, y):
+        x, y = y, x
     ledger.release(y)
     return x
+
+
+def _untrained(ledger: Ledger, x: frozenset[int]) -> bool:
+    return all(ledger.sites[site].parameter in ledger.buffers for site in x)
 
 
 def _numerator(ledger: Ledger, x: Carriers, y: Carriers) -> Carriers:

@@ -280,6 +280,17 @@ class BatchNormOnWeights(Maps):
         return self.o(F.conv2d(self.i(x).relu(), w.view_as(self.m.weight)).relu())
 
 
+class MaskFirst(Rows):
+    """A mask takes no share, though it comes first in the product."""
+
+    def add(self) -> None:
+        self.m = nn.Linear(8, 8)
+        self.register_buffer("mask", (torch.arange(64.0).view(8, 8) % 3).clamp(max=1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.o(F.linear(self.i(x).relu(), self.mask * self.m.weight).relu())
+
+
 def normed(wrap: object) -> object:
     class Normed(Rows):
         def add(self) -> None:
@@ -387,6 +398,16 @@ CASES = (
         frozen={
             "m.parametrizations.weight.original:0": "",
             "m.parametrizations.weight.original:1": "",
+            "i.weight:0": "",
+            "o.weight:1": "",
+        },
+    ),
+    Case("mask_times_weight", MaskFirst, exact={"i.weight:0": "1x8", "mask:1": "1x8"}),
+    Case(
+        "orthogonal_weight",
+        normed(parametrizations.orthogonal),
+        frozen={
+            "m.parametrizations.weight.0.base:0": "holds to something between the rows",
             "i.weight:0": "",
             "o.weight:1": "",
         },
