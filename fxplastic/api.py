@@ -85,7 +85,10 @@ def _check(model: nn.Module, attention: str | None) -> None:
         raise DiscoverError(f"attention={attention!r} is not known: give None or 'value'")
     kind = type(model).__name__
     if hasattr(model, "_orig_mod"):
-        raise TraceError(f"{kind} is compiled: pass model._orig_mod, and compile the result")
+        raise TraceError(
+            f"{kind} is compiled: pass model._orig_mod, which shares its tensors; the compiled "
+            "model trains on as it is"
+        )
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise TraceError(f"the model is wrapped in {kind}: pass model.module, which it shares")
     for name, parameter in model.named_parameters():

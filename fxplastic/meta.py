@@ -200,6 +200,7 @@ def on_meta(model: nn.Module, training: bool) -> Iterator[Twins]:
                 continue  # its tensors and its flag live in C++
             _swap(module, twins)
             module.__dict__["training"] = training
+            module.__dict__.pop("_compiled_call_impl", None)  # what `module.compile()` left
         yield twins
 
 

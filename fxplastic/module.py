@@ -8,7 +8,8 @@ import linecache
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
+from functools import update_wrapper
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ from fxplastic.trace import Traced, dtype_of
 Forward = Callable[..., Any]
 _counter = itertools.count()
 _MODULE_STATE = frozenset(vars(nn.Module())) - {"training"}
+# What `module.compile()` leaves: a call that is bound to this very module. In a copy it would
+# compute the original.
+_COMPILED = "_compiled_call_impl"
+_OWN = ("_plastic", "_graph", _COMPILED)
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,7 @@ class PlasticModule(fx.GraphModule):
 
     def _install(self, state: _State) -> None:
         self.__dict__["_plastic"] = state
+        _give_own_forward(type(self))
         graphs = state.traced.graphs
         if isinstance(graphs, Copies):
             graphs.own(self)
@@ -225,6 +231,7 @@ class PlasticModule(fx.GraphModule):
             codes={},
         )
         contents.pop("_graph", None)
+        contents.pop(_COMPILED, None)
         return contents
 
     def __setstate__(self, contents: dict[str, Any]) -> None:
@@ -246,7 +253,7 @@ class PlasticModule(fx.GraphModule):
         memo[id(self)] = result
         state = self._plastic
         memo[id(state)] = None  # compiled code, groups and graphs are not copied along
-        contents = {k: v for k, v in self.__dict__.items() if k not in ("_plastic", "_graph")}
+        contents = {k: v for k, v in self.__dict__.items() if k not in _OWN}
         for key, made in made_tensors(self).items():
             memo.setdefault(key, made)
         result.__dict__.update(copy.deepcopy(contents, memo))
@@ -259,6 +266,7 @@ class PlasticModule(fx.GraphModule):
     def __copy__(self) -> PlasticModule:
         result = _blank()
         result.__dict__.update(self.__dict__)
+        result.__dict__.pop(_COMPILED, None)
         return result
 
     def _replicate_for_data_parallel(self) -> Any:
@@ -267,6 +275,17 @@ class PlasticModule(fx.GraphModule):
 
     def __str__(self) -> str:
         return nn.Module.__repr__(self)
+
+
+def _give_own_forward(kind: type[PlasticModule]) -> None:
+    """A code object of its own for a module's class, which no other module has (see FX).
+
+    `torch.compile` counts compilations by code object, and runs the ninth module of a run that
+    grows step by step without compiling it where all of them share one.
+    """
+    shared = PlasticModule.forward
+    own = FunctionType(shared.__code__.replace(), shared.__globals__, shared.__name__)
+    kind.forward = update_wrapper(own, shared)  # type: ignore[method-assign]
 
 
 def _blank() -> PlasticModule:

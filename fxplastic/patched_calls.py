@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
@@ -148,3 +149,13 @@ def checkpoints(hooks: Recording, stack: ExitStack) -> None:
     for name in vars(module).copy():
         if name.startswith("_checkpoint_without_reentrant_generator"):
             stack.enter_context(replaced(module, name, nothing))
+
+
+def compiled_functions(stack: ExitStack) -> None:
+    """Let `torch.compile` run what it was put around, inside the model, as the Python it is.
+
+    Its own wrapper looks out for a trace by FX, and stops there unless it is told otherwise.
+    """
+    config = sys.modules.get("torch._dynamo.config")  # there since the first torch.compile
+    if config is not None:
+        stack.enter_context(config.patch(error_on_nested_fx_trace=False))

@@ -19,6 +19,7 @@ from fxplastic.patched_calls import (
     autocast_blocks,
     autograd_functions,
     checkpoints,
+    compiled_functions,
     replaced,
     scripted_functions,
 )
@@ -211,6 +212,7 @@ def tracing(hooks: Hooks) -> Iterator[None]:
         scripted_functions(hooks, stack)
         autocast_blocks(hooks, stack)
         checkpoints(hooks, stack)
+        compiled_functions(stack)
         stack.enter_context(torch.enable_grad())
         stack.enter_context(Listening(hooks))
         yield

@@ -61,9 +61,27 @@ def _refuse_wrapped(model: nn.Module) -> None:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise TraceError(f"the model is wrapped in {kind}; pass model.module and wrap afterwards")
     if "_orig_mod" in model.__dict__.get("_modules", {}):
-        raise TraceError("the model is compiled; pass model._orig_mod and compile afterwards")
+        raise TraceError("the model is compiled; pass model._orig_mod, which shares its tensors")
     if isinstance(model, torch.jit.ScriptModule):
         raise TraceError(f"{kind} is scripted: its code cannot be traced; pass the Python module")
+    for path, module in model.named_modules():
+        if path:
+            _refuse_compiled(path, module)
+
+
+def _refuse_compiled(path: str, module: nn.Module) -> None:
+    """A part that is compiled in place is fine: its own forward is still there to trace."""
+    if "_orig_mod" in module.__dict__.get("_modules", {}):
+        raise TraceError(
+            f"{path!r} is wrapped by torch.compile; put its _orig_mod back in its place, and "
+            "compile it in place: .compile()"
+        )
+    if hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable"):
+        raise TraceError(
+            f"the forward of {path!r} was replaced by a compiled one, which would stay bound to "
+            "this module in every copy of it; delete that attribute, and compile the module in "
+            "place: .compile()"
+        )
 
 
 def _draws() -> tuple[Any, Any, Any]:

@@ -63,7 +63,7 @@ REFUSED: dict[str, tuple[Any, dict[str, Any], type[FxPlasticError], str]] = {
     "freeze": (lambda m: m, {"freeze": ["head.*"]}, DiscoverError,
                r"freeze='head\.\*' matches no parameter and no buffer: give names as in"),
     "compiled": (lambda m: torch.compile(m, backend="eager"), {}, TraceError,
-                 "is compiled: pass model._orig_mod, and compile the result"),
+                 "is compiled: pass model._orig_mod, which shares its tensors; the compiled model"),
     "wrapped": (nn.DataParallel, {}, TraceError,
                 "wrapped in DataParallel: pass model.module, which it shares"),
 }  # fmt: skip

@@ -5,6 +5,7 @@ compiled, `explain` counts where a forward breaks, and `fullgraph` makes a break
 float64 compiled and plain results are compared to 1e-10.
 """
 
+import copy
 from typing import Any
 
 import pytest
@@ -124,7 +125,7 @@ def step(model: Any, optimizer: torch.optim.Optimizer, number: int) -> None:
 @shows(AREA, "a model that is compiled before it is made plastic", "refused")
 def test_a_compiled_model_is_refused_with_the_fix():
     compiled = torch.compile(small_model("test_vit"), backend="eager")
-    with pytest.raises(TraceError, match="pass model._orig_mod, and compile the result"):
+    with pytest.raises(TraceError, match="pass model._orig_mod, which shares its tensors"):
         fxplastic.plasticize(compiled, torch.zeros(2, 3, 32, 32).double())
     plastic = plastic_model("test_vit")
     wrapped = torch.compile(plastic, backend="eager")
@@ -155,3 +156,91 @@ def test_weights_that_moved_are_read_by_the_compiled_module():
         fxplastic.rewrite_(plastic, fxplastic.Plan.random(plastic, turnover=0.3))
         assert float((compiled(x) - before).abs().max()) > 1e-3
         assert float((compiled(x) - plastic(x)).abs().max()) < TOLERANCE
+
+
+@shows(AREA, "copies of a module that is compiled in place", "supported")
+@pytest.mark.parametrize("how", ["rewrite", "widths", "deepcopy", "copy"])
+def test_a_copy_of_a_module_that_is_compiled_in_place_computes_itself(how: str):
+    plastic = plastic_model("test_vit")
+    plastic.compile(backend="eager")
+    x = batch(1, 0)[0]
+    make = {
+        "rewrite": lambda: (
+            fxplastic.rewrite(plastic, fxplastic.Plan.random(plastic, turnover=0.3)).module
+        ),
+        "widths": lambda: fxplastic.rewrite(plastic, fxplastic.plan_widths(plastic, 1.5)).module,
+        "deepcopy": lambda: copy.deepcopy(plastic),
+        "copy": lambda: copy.copy(plastic),
+    }
+    new = make[how]()
+    with torch.no_grad():
+        if how != "copy":  # which shares the tensors
+            new.get_parameter("head.weight").zero_()
+            new.get_parameter("head.bias").fill_(3.0)
+            assert torch.equal(new(x), torch.full((len(x), 5), 3.0, dtype=x.dtype))
+        assert float((plastic(x) - plastic_model("test_vit")(x)).abs().max()) < TOLERANCE
+
+
+@shows(AREA, "a run that grows by many small steps: each module is compiled", "supported")
+def test_each_of_many_modules_of_a_growing_run_is_compiled():
+    plastic = plastic_model("test_vit").eval()
+    backend = CompileCounterWithBackend("eager")
+    x = batch(1, 0)[0]
+    for number in range(12):  # PyTorch gives up a function of which it has compiled eight
+        torch.compile(plastic, backend=backend, fullgraph=True)(x)
+        assert backend.frame_count == number + 1
+        plan = fxplastic.Plan.random(plastic, grow=0.02, seed=number)
+        plastic = fxplastic.rewrite(plastic, plan).module
+
+
+class Compiled(nn.Module):
+    """A part of a model that is compiled in one of three ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 8), nn.Linear(8, 2)
+        if how == "in place":
+            self.one.compile(backend="eager")
+        elif how == "wrapped":
+            self.one = torch.compile(self.one, backend="eager")
+        else:
+            self.one.forward = torch.compile(self.one.forward, backend="eager")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.two(self.one(x).relu())
+
+
+@shows(AREA, "a part of a model that is compiled in place", "supported")
+@shows(AREA, "a part of a model that is compiled otherwise", "refused")
+def test_a_part_that_is_compiled_is_traced_or_refused_by_name():
+    model = Compiled("in place")
+    plastic = fxplastic.plasticize(model, torch.zeros(2, 3))
+    assert [group.size for group in plastic.groups.values()] == [8]
+    wide = fxplastic.rewrite(plastic, fxplastic.plan_widths(plastic, 2.0)).module
+    x = torch.randn(4, 3)
+    assert wide.get_submodule("one").out_features == 16
+    assert float((wide(x) - model(x)).detach().abs().max()) < 1e-6
+    for how, text in {
+        "wrapped": "'one' is wrapped by torch.compile; put its _orig_mod back in its place",
+        "forward": "the forward of 'one' was replaced by a compiled one",
+    }.items():
+        with pytest.raises(TraceError, match=text):
+            fxplastic.plasticize(Compiled(how), torch.zeros(2, 3))
+
+
+def test_a_model_that_calls_a_compiled_function_is_traced_through_it():
+    class Calls(Compiled):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(scaled(self.one(x)))
+
+    model = Calls("in place")
+    plastic = fxplastic.plasticize(model, torch.zeros(2, 3))
+    x = torch.randn(4, 3)
+    assert [group.size for group in plastic.groups.values()] == [8]
+    with torch.no_grad():
+        assert float((plastic(x) - model(x)).abs().max()) < 1e-6
+
+
+@torch.compile(backend="eager")
+def scaled(x: Tensor) -> Tensor:
+    return x.tanh() * 2.0
