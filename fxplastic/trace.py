@@ -67,6 +67,19 @@ def _refuse_wrapped(model: nn.Module) -> None:
     for path, module in model.named_modules():
         if path:
             _refuse_compiled(path, module)
+        if not isinstance(module, torch.jit.ScriptModule):  # it stays whole
+            _refuse_names(path, module)
+
+
+def _refuse_names(path: str, module: nn.Module) -> None:
+    """FX writes names into the text of a program between double quotes, just as they are."""
+    for name in (*module._modules, *module._parameters, *module._buffers):
+        if '"' in name or "\\" in name or not name.isprintable():
+            where = f"of {path!r} " if path else ""
+            raise TraceError(
+                f"the name {name!r} {where}cannot be written into a traced program; rename that "
+                "module or tensor without quotes, backslashes and control characters"
+            )
 
 
 def _refuse_compiled(path: str, module: nn.Module) -> None:

@@ -97,3 +97,29 @@ def test_one_error_names_the_line_and_what_to_do(build: Callable[[], nn.Module])
     assert re.search(ADVICE[build], message), message
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert model(torch.randn(3, 4).abs() + 1) is not None  # the model is as it was
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb"])
+@pytest.mark.parametrize("kind", ["module", "parameter", "buffer"])
+def test_a_name_that_no_program_can_hold_is_refused(name: str, kind: str) -> None:
+    inner = nn.Linear(3, 4)
+    if kind == "module":
+        inner = nn.Sequential()
+        inner.add_module(name, nn.Linear(3, 4))
+    elif kind == "parameter":
+        inner.register_parameter(name, nn.Parameter(torch.zeros(4)))
+    else:
+        inner.register_buffer(name, torch.zeros(4))
+    model = nn.Sequential(inner, nn.Linear(4, 2))
+    with pytest.raises(TraceError, match=re.escape(f"the name {name!r} of '0' cannot be written")):
+        fxplastic.plasticize(model, torch.zeros(2, 3))
+
+
+def test_other_odd_names_are_traced() -> None:
+    model = nn.Sequential()
+    for name, layer in {"a'b c-1": nn.Linear(3, 4), "für": nn.Linear(4, 2)}.items():
+        model.add_module(name, layer)
+    plastic = fxplastic.plasticize(model, torch.zeros(2, 3))
+    x = torch.randn(2, 3)
+    assert [group.size for group in plastic.groups.values()] == [4]
+    assert torch.equal(plastic(x), model(x))
