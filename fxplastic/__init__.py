@@ -25,7 +25,8 @@ from fxplastic.explain import Explanation, explain
 from fxplastic.flow import Flow, flow
 from fxplastic.forecast import Forecast, forecast
 from fxplastic.groups import ChannelGroup, FrozenAxis, Site
-from fxplastic.module import PlasticModule, history
+from fxplastic.layouts import history
+from fxplastic.module import PlasticModule
 from fxplastic.plan import Plan
 from fxplastic.planner import plan_turnover
 from fxplastic.policy import Policy

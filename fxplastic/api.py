@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from fxplastic.discover import Discovery, discover
 from fxplastic.errors import DiscoverError, TraceError
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options
-from fxplastic.module import PlasticModule, traced_for, with_layout
+from fxplastic.layouts import traced_for, with_layout
+from fxplastic.module import PlasticModule
 from fxplastic.sharded import is_sharded
 from fxplastic.trace import as_it_is, trace
 from fxplastic.verify import Disagreement

@@ -46,8 +46,7 @@ class Plasticity:
         optimizer: of the model's parameters, of a class in `fxplastic.state_laws.STATE_LAWS`.
         ratio: part of each group's blocks to turn over; above 0, at most 0.5.
         schedule: when: `Schedule` (every so many epochs) or `Adaptive`.
-        epochs: number of epochs of the whole run, if known; a schedule that never comes to a
-            turnover in it is refused.
+        epochs: of the whole run, if known; a schedule without a turnover in it is refused.
         criterion: what the score of a neuron is, see `GradientScores`.
         policy: ``"exact"``, ``"paper"`` or a `Policy`: what becomes of the weights.
         scope: ``"group"`` or ``"network"``, see `plan_turnover`.

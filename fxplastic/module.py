@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import itertools
-import linecache
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import update_wrapper
 from types import FunctionType, MappingProxyType
 from typing import Any
@@ -15,74 +13,18 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from fxplastic.compiled import State, build
 from fxplastic.errors import GuardError, TraceError
 from fxplastic.graph_data import Copies, data_of, from_data
 from fxplastic.groups import ChannelGroup, FrozenAxis, Options, fingerprint
-from fxplastic.guards import enter_grad_mode
-from fxplastic.inputs import to_meta
 from fxplastic.meta import made_tensors
-from fxplastic.plan import Plan
-from fxplastic.trace import Traced, dtype_of
+from fxplastic.trace import Traced
 
-Forward = Callable[..., Any]
-_counter = itertools.count()
 _MODULE_STATE = frozenset(vars(nn.Module())) - {"training"}
 # What `module.compile()` leaves: a call that is bound to this very module. In a copy it would
 # compute the original.
 _COMPILED = "_compiled_call_impl"
 _OWN = ("_plastic", "_graph", _COMPILED)
-
-
-@dataclass(frozen=True)
-class _State:
-    """All that a `PlasticModule` holds beside what every module holds."""
-
-    groups: Mapping[str, ChannelGroup]
-    frozen: tuple[FrozenAxis, ...]
-    traced: Traced
-    forwards: Mapping[bool, Forward]
-    codes: Mapping[bool, str]
-    watched: Mapping[bool, tuple[tuple[str, nn.Module], ...]]
-    grad_modes: bool
-    options: Options
-    history: tuple[Plan, ...] = ()
-
-
-def _compile(graph: fx.Graph, label: str) -> tuple[Forward, str]:
-    """The forward function of `graph`, and its text (which tracebacks can show)."""
-    code = graph.python_code(root_module="self")
-    name = f"<fxplastic {label} forward {next(_counter)}>"
-    linecache.cache[name] = (len(code.src), None, code.src.splitlines(keepends=True), name)
-    namespace: dict[str, Any] = dict(code.globals)
-    exec(compile(code.src, name, "exec"), namespace)
-    forward: Forward = namespace["forward"]
-    return forward, code.src
-
-
-def _build(
-    root: nn.Module,
-    traced: Traced,
-    groups: Mapping[str, ChannelGroup],
-    frozen: tuple[FrozenAxis, ...],
-    options: Options,
-    history: tuple[Plan, ...] = (),
-) -> _State:
-    compiled = {m: _compile(g, "train" if m else "eval") for m, g in traced.graphs.items()}
-    watched = {
-        m: tuple((p, root.get_submodule(p)) for p in paths) for m, paths in traced.watched.items()
-    }
-    nodes = itertools.chain.from_iterable(g.nodes for g in traced.graphs.values())
-    return _State(
-        groups=dict(groups),
-        frozen=tuple(frozen),
-        traced=traced,
-        forwards={m: forward for m, (forward, _) in compiled.items()},
-        codes={m: text for m, (_, text) in compiled.items()},
-        watched=watched,
-        grad_modes=any(n.target is enter_grad_mode for n in nodes),
-        options=options,
-        history=history,
-    )
 
 
 class PlasticModule(fx.GraphModule):
@@ -104,7 +46,7 @@ class PlasticModule(fx.GraphModule):
         TraceError: the model has an attribute with a name that this class needs itself.
     """
 
-    _plastic: _State
+    _plastic: State
 
     def __init__(
         self,
@@ -125,9 +67,9 @@ class PlasticModule(fx.GraphModule):
                     self.__dict__[first] = vars(model)[first]
         self.__dict__.update(traced.constants)
         self.training = model.training
-        self._install(_build(self, traced, groups, frozen, options))
+        self._install(build(self, traced, groups, frozen, options))
 
-    def _install(self, state: _State) -> None:
+    def _install(self, state: State) -> None:
         self.__dict__["_plastic"] = state
         _give_own_forward(type(self))
         graphs = state.traced.graphs
@@ -175,9 +117,7 @@ class PlasticModule(fx.GraphModule):
         graphs = dict(self.traced.graphs) | {bool(self.training): graph}
         state = self._plastic
         traced = replace(state.traced, graphs=graphs)
-        self._install(
-            _build(self, traced, state.groups, state.frozen, state.options, state.history)
-        )
+        self._install(build(self, traced, state.groups, state.frozen, state.options, state.history))
 
     @property
     def code(self) -> str:
@@ -188,7 +128,7 @@ class PlasticModule(fx.GraphModule):
         """Compile both forwards again, after a graph was edited in place."""
         state = self._plastic
         self._install(
-            _build(self, state.traced, state.groups, state.frozen, state.options, state.history)
+            build(self, state.traced, state.groups, state.frozen, state.options, state.history)
         )
         return self.graph.python_code(root_module="self")
 
@@ -236,14 +176,12 @@ class PlasticModule(fx.GraphModule):
 
     def __setstate__(self, contents: dict[str, Any]) -> None:
         """Undo `__getstate__`."""
-        state: _State = contents["_plastic"]
+        state: State = contents["_plastic"]
         graphs: Any = state.traced.graphs
         traced = replace(state.traced, graphs={m: from_data(d) for m, d in graphs.items()})
         restore: Any = super().__setstate__
         restore({k: v for k, v in contents.items() if k != "_plastic"})
-        self._install(
-            _build(self, traced, state.groups, state.frozen, state.options, state.history)
-        )
+        self._install(build(self, traced, state.groups, state.frozen, state.options, state.history))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _blank, (), self.__getstate__()
@@ -283,9 +221,12 @@ def _give_own_forward(kind: type[PlasticModule]) -> None:
     `torch.compile` counts compilations by code object, and runs the ninth module of a run that
     grows step by step without compiling it where all of them share one.
     """
-    shared = PlasticModule.forward
-    own = FunctionType(shared.__code__.replace(), shared.__globals__, shared.__name__)
-    kind.forward = update_wrapper(own, shared)  # type: ignore[method-assign]
+    shared: Any = kind.forward  # of a subclass, its own
+    if isinstance(shared, FunctionType):
+        code, cells = shared.__code__.replace(), shared.__closure__
+        own = FunctionType(code, shared.__globals__, shared.__name__, shared.__defaults__, cells)
+        # mypy cannot know that the class is this one module's.
+        kind.forward = update_wrapper(own, shared)  # type: ignore[method-assign]
 
 
 def _blank() -> PlasticModule:
@@ -327,88 +268,3 @@ def _mixed_flags(path: str, found: bool, training: bool) -> str:
         f".{mode[training]}() on the whole model, or train the original module, whose forward "
         "honours mixed flags: rewrites act on it in place"
     )
-
-
-# ---------------------------------------------------------------- for the rest of the pass
-# Functions, as every name that the class has is one that a model's attribute cannot have.
-def options_of(plastic: PlasticModule) -> Options:
-    """What the groups of `plastic` were looked for with."""
-    return plastic._plastic.options
-
-
-def history(plastic: PlasticModule) -> tuple[Plan, ...]:
-    """The plans that were carried out on a module, oldest first.
-
-    A copy has the history of what it was copied from. What a plan did to the weights is not in it,
-    and a module that is made plastic anew (when a run is resumed, say) begins with none.
-
-    >>> import fxplastic
-    >>> mlp = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2))
-    >>> plastic = fxplastic.plasticize(mlp, torch.zeros(2, 3))
-    >>> plan = fxplastic.Plan.from_takes(plastic, {"0.weight:0": [0, 1, 1]})
-    >>> history(fxplastic.rewrite(plastic, plan).module) == (plan,), history(plastic)
-    (True, ())
-    """
-    return plastic._plastic.history
-
-
-def set_history(plastic: PlasticModule, plans: tuple[Plan, ...]) -> None:
-    """Say which plans were carried out on a module."""
-    plastic.__dict__["_plastic"] = replace(plastic._plastic, history=plans)
-
-
-def codes_of(plastic: PlasticModule) -> dict[bool, str]:
-    """The Python text of each mode's forward, by training flag."""
-    return dict(plastic._plastic.codes)
-
-
-def with_layout(
-    plastic: PlasticModule,
-    traced: Traced,
-    groups: Mapping[str, ChannelGroup],
-    frozen: tuple[FrozenAxis, ...],
-) -> PlasticModule:
-    """The same modules and tensors (shared) under other graphs and groups."""
-    result = copy.copy(plastic)
-    result._install(_build(result, traced, groups, frozen, options_of(plastic), history(plastic)))
-    return result
-
-
-def own_graphs(traced: Traced) -> Traced:
-    """`traced` with graphs of its own."""
-    return replace(traced, graphs=Copies(traced.graphs))
-
-
-def in_layout_of(plastic: PlasticModule, layout: PlasticModule) -> PlasticModule:
-    """The modules and tensors of `plastic` (shared) under the groups and graphs of another.
-
-    What those were compiled to serves both.
-    """
-    result, state = copy.copy(plastic), layout._plastic
-    traced = replace(plastic.traced, graphs=Copies(state.traced.graphs))
-    watched = {
-        m: tuple((p, result.get_submodule(p)) for p, _ in some) for m, some in state.watched.items()
-    }
-    options, plans = options_of(plastic), history(plastic)
-    result._install(replace(state, traced=traced, watched=watched, options=options, history=plans))
-    return result
-
-
-def traced_for(plastic: PlasticModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Traced:
-    """Copies of a module's graphs for other example inputs.
-
-    Raises:
-        TraceError: there are more positional inputs than the graph takes, or unknown names.
-    """
-    old = plastic.traced
-    names = [str(n.target) for n in old.graphs[False].nodes if n.op == "placeholder"]
-    unknown = [name for name in kwargs if name not in names]
-    if len(args) > len(names) or unknown:
-        raise TraceError(
-            f"the example inputs ({len(args)} by position, {list(kwargs)} by name) don't fit "
-            f"the traced forward, whose inputs are {names}"
-        )
-    meta = to_meta(tuple(args)), to_meta(dict(kwargs))
-    values = {**old.inputs, **dict(zip(names, meta[0], strict=False)), **meta[1]}
-    dtype = dtype_of(plastic)
-    return own_graphs(replace(old, args=meta[0], kwargs=meta[1], inputs=values, dtype=dtype))

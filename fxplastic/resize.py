@@ -22,10 +22,11 @@ from fxplastic.errors import DiscoverError, WidthError
 from fxplastic.fit import fit_graphs
 from fxplastic.groups import ChannelGroup, FrozenAxis
 from fxplastic.labels import Run
+from fxplastic.layouts import codes_of, options_of, own_graphs, with_layout
 from fxplastic.leaves import Attributes, held, sizes_of
 from fxplastic.ledger import AtomSite, Ledger
 from fxplastic.measure import Measured, measure
-from fxplastic.module import PlasticModule, codes_of, options_of, own_graphs, with_layout
+from fxplastic.module import PlasticModule
 from fxplastic.names_run import ledger_of
 from fxplastic.scale import EXACT, Scale, scale_of
 from fxplastic.sharded import require_whole

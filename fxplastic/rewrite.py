@@ -21,14 +21,15 @@ from fxplastic.changes import Change
 from fxplastic.diversity import Touch, touch_of
 from fxplastic.errors import RewriteError
 from fxplastic.gather import Recipe, recipes
+from fxplastic.layouts import history, set_history
 from fxplastic.left_out import warn_of_silent_hooks
 from fxplastic.memory import check_memory
-from fxplastic.module import PlasticModule, history, set_history
+from fxplastic.module import PlasticModule
 from fxplastic.optim import carried_state, check_optimizer, twin_optimizer
 from fxplastic.plan import Plan, check_plan
 from fxplastic.plastic import Plastic, require_plastic
 from fxplastic.policy import Policy
-from fxplastic.rewritten import PlasticT, Rewritten
+from fxplastic.rewritten import PlasticT, Rewritten, dress
 from fxplastic.sharded import mesh_of, require_whole, reshard
 from fxplastic.widths import lay_out, resized_module
 
@@ -189,7 +190,7 @@ def _twins(plastic: Plastic, module: Plastic) -> dict[int, Parameter]:
     new = dict(module.named_parameters(remove_duplicate=False))
     twins = {id(old[name]): new[name] for name in old}
     for _, parameter in plastic.named_parameters():
-        _dress(twins[id(parameter)], parameter)
+        dress(twins[id(parameter)], parameter)
     return twins
 
 
@@ -282,22 +283,3 @@ def _changes_of(
         changes.step(f"make {key} of {name}")
         new = make()
         yield Change.of(f"{key} of {name}", value.detach(), new, key)
-
-
-def _dress(new: Any, old: Any) -> None:
-    """Give a copied parameter what copying leaves behind: gradient, attributes, hooks.
-
-    The gradient of a tensor that changes its shape is a change of its own.
-    """
-    if old.grad is not None and old.shape == new.shape:
-        new.grad = old.grad.detach().clone()
-    for key, value in vars(old).items():
-        vars(new).setdefault(key, value)
-    # PyTorch lists a tensor's hooks under private names only.
-    for hooks, register in (
-        ("_backward_hooks", "register_hook"),
-        ("_post_accumulate_grad_hooks", "register_post_accumulate_grad_hook"),
-    ):
-        if not getattr(new, hooks, None):
-            for hook in (getattr(old, hooks, None) or {}).values():
-                getattr(new, register)(hook)

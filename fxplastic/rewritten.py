@@ -135,3 +135,22 @@ def _wrap_step(new: Any, old: Any) -> None:
         else:
             group["lr"] = rate
     new._opt_called = getattr(old, "_opt_called", False) or getattr(new, "_opt_called", False)
+
+
+def dress(new: Any, old: Any) -> None:
+    """Give a copied parameter what copying leaves behind: gradient, attributes, hooks.
+
+    The gradient of a tensor that changes its shape is a change of its own.
+    """
+    if old.grad is not None and old.shape == new.shape:
+        new.grad = old.grad.detach().clone()
+    for key, value in vars(old).items():
+        vars(new).setdefault(key, value)
+    # PyTorch lists a tensor's hooks under private names only.
+    for hooks, register in (
+        ("_backward_hooks", "register_hook"),
+        ("_post_accumulate_grad_hooks", "register_post_accumulate_grad_hook"),
+    ):
+        if not getattr(new, hooks, None):
+            for hook in (getattr(old, hooks, None) or {}).values():
+                getattr(new, register)(hook)

@@ -18,8 +18,9 @@ from fxplastic.errors import DiscoverError
 from fxplastic.groups import ChannelGroup, FrozenAxis
 from fxplastic.identity import Field
 from fxplastic.interpret import source_of, tensors_in
+from fxplastic.layouts import options_of
 from fxplastic.ledger import Ledger
-from fxplastic.module import PlasticModule, options_of
+from fxplastic.module import PlasticModule
 from fxplastic.names_run import ledger_of
 from fxplastic.plastic import require_plastic
 from fxplastic.propagate import NamesMode

@@ -11,7 +11,8 @@ from fxplastic.errors import WidthError
 from fxplastic.gather import Recipe, recipes
 from fxplastic.groups import Site
 from fxplastic.labels import Origin, check_labels
-from fxplastic.module import PlasticModule, in_layout_of
+from fxplastic.layouts import in_layout_of
+from fxplastic.module import PlasticModule
 from fxplastic.names_run import ledger_of
 from fxplastic.plan import Plan
 from fxplastic.resize import Resized, resized, run_of, with_tensors

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fxplastic import DiscoverError, PlasticModule, api, explain, plasticize
 from fxplastic.discover import discover
 from fxplastic.flow import flow
-from fxplastic.module import with_layout
+from fxplastic.layouts import with_layout
 from fxplastic.verify import Disagreement
 
 

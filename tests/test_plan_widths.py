@@ -14,7 +14,7 @@ import fxplastic
 from fxplastic import Plan, WidthError
 from fxplastic.errors import PlanError, RewriteError, ScoreError
 from fxplastic.groups import ChannelGroup
-from fxplastic.module import options_of, with_layout
+from fxplastic.layouts import options_of, with_layout
 from fxplastic.resize import ties_between
 from tests.adversarial import CASES
 from tests.hand_made import bits

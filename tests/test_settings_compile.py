@@ -6,6 +6,7 @@ float64 compiled and plain results are compared to 1e-10.
 """
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -159,7 +160,7 @@ def test_weights_that_moved_are_read_by_the_compiled_module():
 
 
 @shows(AREA, "copies of a module that is compiled in place", "supported")
-@pytest.mark.parametrize("how", ["rewrite", "widths", "deepcopy", "copy"])
+@pytest.mark.parametrize("how", ["rewrite", "widths", "deepcopy", "copy", "pickle"])
 def test_a_copy_of_a_module_that_is_compiled_in_place_computes_itself(how: str):
     plastic = plastic_model("test_vit")
     plastic.compile(backend="eager")
@@ -171,10 +172,14 @@ def test_a_copy_of_a_module_that_is_compiled_in_place_computes_itself(how: str):
         "widths": lambda: fxplastic.rewrite(plastic, fxplastic.plan_widths(plastic, 1.5)).module,
         "deepcopy": lambda: copy.deepcopy(plastic),
         "copy": lambda: copy.copy(plastic),
+        "pickle": lambda: pickle.loads(pickle.dumps(plastic)),
     }
     new = make[how]()
     with torch.no_grad():
-        if how != "copy":  # which shares the tensors
+        if how == "copy":  # which shares the tensors
+            new.forward = lambda x: x
+            assert new(x) is x
+        else:
             new.get_parameter("head.weight").zero_()
             new.get_parameter("head.bias").fill_(3.0)
             assert torch.equal(new(x), torch.full((len(x), 5), 3.0, dtype=x.dtype))
@@ -244,3 +249,15 @@ def test_a_model_that_calls_a_compiled_function_is_traced_through_it():
 @torch.compile(backend="eager")
 def scaled(x: Tensor) -> Tensor:
     return x.tanh() * 2.0
+
+
+def test_a_subclass_keeps_a_forward_of_its_own():
+    class Shifted(fxplastic.PlasticModule):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 1.0
+
+    plastic = plastic_model("test_vit").eval()
+    shifted = Shifted(plastic, plastic.traced, plastic.groups, plastic.frozen)
+    x = batch(1, 0)[0]
+    with torch.no_grad():
+        assert torch.equal(shifted(x), plastic(x) + 1.0)

@@ -1,7 +1,8 @@
 """Rewritten networks leave PyTorch: by `torch.export`, and by ONNX into onnxruntime.
 
-Twelve families, each turned over and then made wider or narrower. In float32, what onnxruntime
-computes is compared with the rewritten module to 1e-4 of its largest output; a program of
+Twelve families, each turned over and then made wider or narrower, with weights at which a mistake
+shows. In float32, what onnxruntime computes is compared with the rewritten module to 1e-4, and to
+1e-5 of its largest output, where two images differ by more than 1e-4 of it; a program of
 `torch.export` runs the same kernels and is compared to 1e-6.
 """
 
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 import fxplastic
 from fxplastic import Plan
+from tests.randomise import randomise
 
 AREA = "Export"
+NEAR, SEEN = 1e-5, 1e-4
 shows = pytest.mark.setting
 SMALL: dict[str, dict[str, Any]] = {
     "resnet18": {"channels": (8, 16, 24, 32), "layers": (1, 1, 1, 1)},
@@ -41,13 +44,8 @@ def rewritten(name: str, factor: float) -> nn.Module:
     """A small model of a family, turned over, then of other widths."""
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=7, **SMALL[name])
-    with torch.no_grad():
-        for key, tensor in model.state_dict().items():
-            if "running_var" in key:
-                tensor.uniform_(0.5, 2.0)
-            elif tensor.ndim == 1 and tensor.is_floating_point():
-                tensor.add_(0.2 * torch.randn_like(tensor))
-    plastic = fxplastic.plasticize(model.eval(), torch.zeros(2, 3, 64, 64))
+    model = randomise(model, seed=1).float().eval()
+    plastic = fxplastic.plasticize(model, torch.zeros(2, 3, 64, 64))
     assert plastic.groups
     fxplastic.rewrite_(plastic, Plan.random(plastic, turnover=0.3, seed=1))
     plan = fxplastic.plan_widths(plastic, factor)
@@ -66,7 +64,7 @@ def gap(one: Tensor, other: Tensor) -> float:
 @pytest.mark.parametrize("name", SMALL)
 def test_a_rewritten_network_computes_the_same_when_exported(name: str, factor: float):
     module = rewritten(name, factor)
-    x = torch.randn(2, 3, 64, 64)
+    x = torch.randn(2, 3, 64, 64) * torch.tensor([0.3, 3.0]).view(2, 1, 1, 1)
     with torch.no_grad():
         wanted = module(x)
         program = torch.export.export(module, (x,))
@@ -77,4 +75,7 @@ def test_a_rewritten_network_computes_the_same_when_exported(name: str, factor: 
     )
     (output,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert np.isfinite(output).all()
-    assert gap(torch.from_numpy(output), wanted) < 1e-4
+    found = torch.from_numpy(output)
+    assert gap(wanted[:1], wanted[1:]) > SEEN  # it does depend on the images
+    assert float((found - wanted).abs().max()) < 1e-4
+    assert gap(found, wanted) < NEAR

@@ -115,6 +115,20 @@ def test_a_name_that_no_program_can_hold_is_refused(name: str, kind: str) -> Non
         fxplastic.plasticize(model, torch.zeros(2, 3))
 
 
+def test_an_attribute_whose_name_no_program_can_hold_is_refused() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 2)
+            setattr(self, 'x"y', torch.ones(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.two(self.one(x) * getattr(self, 'x"y'))
+
+    with pytest.raises(TraceError, match=r"what was traced is no program: .*x\"y"):
+        fxplastic.plasticize(Odd(), torch.zeros(2, 3))
+
+
 def test_other_odd_names_are_traced() -> None:
     model = nn.Sequential()
     for name, layer in {"a'b c-1": nn.Linear(3, 4), "für": nn.Linear(4, 2)}.items():

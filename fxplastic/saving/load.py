@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 
 from fxplastic.api import plasticize, without_groups
 from fxplastic.errors import FxPlasticError, SaveError
+from fxplastic.layouts import set_history
 from fxplastic.meta import plain_attributes
 from fxplastic.models import ModelSource, build_library_model, find_library_model
-from fxplastic.module import PlasticModule, set_history
+from fxplastic.module import PlasticModule
 from fxplastic.plan import Plan
 from fxplastic.resize import with_tensors
 from fxplastic.rewrite import rewrite

@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from fxplastic.errors import SaveError
 from fxplastic.groups import Options
+from fxplastic.layouts import history, options_of
 from fxplastic.models import find_model
-from fxplastic.module import PlasticModule, history, options_of
+from fxplastic.module import PlasticModule
 from fxplastic.saving.files import (
     BUFFERS,
     FORMAT,

@@ -142,6 +142,29 @@ class Attached:
         return late
 
 
+class Attaching:
+    """What every callback has: arguments, its `Plasticity`, and listeners; documented there."""
+
+    def __init__(
+        self, plastic: Plastic | None = None, *, score: bool = True, **options: Any
+    ) -> None:
+        super().__init__()
+        self._attached = Attached(plastic, score, options)
+
+    @property
+    def plasticity(self) -> Plasticity:
+        """The `fxplastic.Plasticity` of this run, from the start of its first epoch.
+
+        Raises:
+            TrainingError: training has not begun.
+        """
+        return self._attached.running
+
+    def on(self, listener: Listener) -> Listener:
+        """Call `listener` with each `fxplastic.Turnover`. Usable as a decorator."""
+        return self._attached.on(listener)
+
+
 def _found(model: nn.Module) -> PlasticModule:
     """The plastic module inside a model."""
     found = [module for module in model.modules() if isinstance(module, PlasticModule)]

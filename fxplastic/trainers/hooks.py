@@ -8,37 +8,22 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from fxplastic.controller import Listener, Plasticity
 from fxplastic.errors import TrainingError
 from fxplastic.plastic import Plastic
-from fxplastic.trainers.attached import Attached
+from fxplastic.trainers.attached import Attaching
 from fxplastic.turnover import Turnover
 
 _STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
 
 
-class LightningHooks:
+class LightningHooks(Attaching):
     """What a `PlasticityCallback` does, hook by hook; documented there."""
 
     def __init__(
         self, plastic: Plastic | None = None, *, score: bool = True, **options: Any
     ) -> None:
-        super().__init__()
-        self._attached = Attached(plastic, score, options)
+        super().__init__(plastic, score=score, **options)
         self._stored: dict[str, Any] | None = None  # read from a checkpoint, not used yet
-
-    @property
-    def plasticity(self) -> Plasticity:
-        """The `fxplastic.Plasticity` of this run, from the start of its first epoch.
-
-        Raises:
-            TrainingError: training has not begun.
-        """
-        return self._attached.running
-
-    def on(self, listener: Listener) -> Listener:
-        """Call `listener` with each `fxplastic.Turnover`. Usable as a decorator."""
-        return self._attached.on(listener)
 
     # ------------------------------------------------------------------ before a run
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:

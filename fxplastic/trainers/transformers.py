@@ -21,17 +21,15 @@ except ImportError as error:
         "pip install 'fxplastic[transformers]'"
     ) from error
 
-from fxplastic.controller import Listener, Plasticity
 from fxplastic.errors import TrainingError
-from fxplastic.plastic import Plastic
-from fxplastic.trainers.attached import Attached
+from fxplastic.trainers.attached import Attaching
 from fxplastic.turnover import Turnover
 
 __all__ = ["PlasticityCallback"]
 _STATE = "plasticity"
 
 
-class PlasticityCallback(TrainerCallback, ExportableState):
+class PlasticityCallback(Attaching, TrainerCallback, ExportableState):
     """`fxplastic.Plasticity` in the ``Trainer`` of transformers.
 
     It scores the gradients of each optimizer step (after the last backward of an accumulation,
@@ -63,25 +61,6 @@ class PlasticityCallback(TrainerCallback, ExportableState):
     Traceback (most recent call last):
     fxplastic.errors.TrainingError: training has not begun, and there is no Plasticity yet; ...
     """
-
-    def __init__(
-        self, plastic: Plastic | None = None, *, score: bool = True, **options: Any
-    ) -> None:
-        super().__init__()
-        self._attached = Attached(plastic, score, options)
-
-    @property
-    def plasticity(self) -> Plasticity:
-        """The `fxplastic.Plasticity` of this run, from the start of its first epoch.
-
-        Raises:
-            TrainingError: training has not begun.
-        """
-        return self._attached.running
-
-    def on(self, listener: Listener) -> Listener:
-        """Call `listener` with each `fxplastic.Turnover`. Usable as a decorator."""
-        return self._attached.on(listener)
 
     # ------------------------------------------------------------------ hooks
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:

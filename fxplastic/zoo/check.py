@@ -18,7 +18,8 @@ from fxplastic.discover import Discovery, discover
 from fxplastic.forecast import count_parameters
 from fxplastic.guards import CHECKS
 from fxplastic.labels import Run
-from fxplastic.module import PlasticModule, codes_of
+from fxplastic.layouts import codes_of
+from fxplastic.module import PlasticModule
 from fxplastic.partition import partition
 from fxplastic.plan import Plan
 from fxplastic.resize import remember_run
